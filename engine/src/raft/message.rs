@@ -1,0 +1,128 @@
+//! What replicas of a group say to each other: one variant for each RPC of the paper.
+
+use bytes::Bytes;
+
+use crate::block::Block;
+use crate::types::{GroupId, Index, NodeId, Term};
+
+/// A message of one group with its sender, receiver and the sender's term (Raft §5.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The group both ends are replicas of.
+    pub group: GroupId,
+    /// The sending node; the transport checks it against the connection.
+    pub from: NodeId,
+    /// The receiving node.
+    pub to: NodeId,
+    /// The sender's term; for a pre-vote the term it would campaign in (thesis §9.6). Zero for
+    /// forwarded client requests, which belong to no term.
+    pub term: Term,
+    /// What is said.
+    pub message: Message,
+}
+
+/// The body of an [`Envelope`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Would you vote for me? Changes no state (thesis §9.6).
+    PreVote(VoteRequest),
+    /// Answer to [`Message::PreVote`].
+    PreVoteResponse {
+        /// Whether the sender would vote.
+        granted: bool,
+    },
+    /// Vote for me (Raft §5.2).
+    RequestVote(VoteRequest),
+    /// Answer to [`Message::RequestVote`]; durable before it is sent.
+    RequestVoteResponse {
+        /// Whether the sender voted.
+        granted: bool,
+    },
+    /// Entries after `prev` (Raft §5.3); without blocks it tells the commit index or probes.
+    AppendEntries {
+        /// Index of the entry before the blocks.
+        prev_index: Index,
+        /// Term of that entry.
+        prev_term: Term,
+        /// The leader's commit index.
+        commit: Index,
+        /// Contiguous from `prev_index + 1`.
+        blocks: Vec<Block>,
+    },
+    /// Answer to [`Message::AppendEntries`]; an acceptance is durable before it is sent.
+    AppendEntriesResponse(AppendResponse),
+    /// The leader lives (Raft §5.2); small, so that many travel in one list.
+    Heartbeat {
+        /// At most what the receiver is known to hold.
+        commit: Index,
+        /// The newest read round that waits for this peer; 0 = none (thesis §6.4).
+        read_round: u64,
+    },
+    /// Answer to [`Message::Heartbeat`].
+    HeartbeatResponse {
+        /// The round of the heartbeat.
+        read_round: u64,
+    },
+    /// Campaign at once (thesis §3.10).
+    TimeoutNow,
+    /// A follower forwards proposals of its clients to the leader.
+    Propose {
+        /// The sender's number for the first payload; the others count on from it.
+        first_request: u64,
+        /// One command each.
+        payloads: Vec<Bytes>,
+    },
+    /// Where the leader put forwarded proposals, or that it did not take them.
+    ProposeResponse {
+        /// As in the request.
+        first_request: u64,
+        /// How many payloads this answers.
+        count: u32,
+        /// Index of the first one, appended in the envelope's term; `None`: not accepted.
+        index: Option<Index>,
+    },
+    /// A follower asks the leader for a read index (thesis §6.4).
+    ReadIndex {
+        /// The sender's number for this read.
+        request: u64,
+    },
+    /// Answer to [`Message::ReadIndex`].
+    ReadIndexResponse {
+        /// As in the request.
+        request: u64,
+        /// Reads may be served once this is applied; `None`: not the leader.
+        index: Option<Index>,
+    },
+}
+
+/// The body of a pre-vote or vote request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VoteRequest {
+    /// Index of the candidate's last entry.
+    pub last_index: Index,
+    /// Its term.
+    pub last_term: Term,
+    /// The old leader asked for this election: leader stickiness does not apply (thesis §3.10).
+    pub transfer: bool,
+}
+
+/// The body of an answer to an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendResponse {
+    /// The receiver's log agrees with the leader's up to `last`, durably.
+    Accepted {
+        /// Last index that agrees.
+        last: Index,
+    },
+    /// The entry at `prev` is missing or of another term.
+    Rejected {
+        /// `prev_index` of the refused append, so that stale answers are told apart.
+        prev: Index,
+        /// The highest index that may agree: its term is at most that of the refused `prev`.
+        hint_index: Index,
+        /// The term of that entry here.
+        hint_term: Term,
+        /// The receiver's last index: nothing beyond it was there (Raft §5.3).
+        last: Index,
+    },
+}
