@@ -128,6 +128,10 @@ impl Block {
     }
 
     /// Checks and takes over bytes from a disk or a peer: checksum, lengths, kinds, indexes.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "it keeps a share of the bytes"
+    )]
     pub fn decode(bytes: Bytes) -> Result<Self, BlockError> {
         let length = Self::length_of(&bytes)?;
         if bytes.len() < length {

@@ -1,3 +1,553 @@
 //! The rules of Raft for one group, as a pure function of its inputs.
+//!
+//! No clock, no threads, no IO, no randomness but a generator seeded by the caller: equal inputs
+//! give equal effects. [`Group::step`] takes one input; [`Group::take_effects`] then gives what all
+//! inputs of a turn ask for, in the order in which it must be done.
+//!
+//! Invariants, asserted: term and commit index never go back; nothing at or below the commit index
+//! is cut; a vote and an acceptance leave only after the write they promise (thesis §3.8); a leader
+//! counts itself, and commits, only by what is durable (thesis §10.2.1).
+//!
+//! Read [`effects`], [`message`], this file, then [`mod@follower`], [`mod@candidate`],
+//! [`mod@leader`].
 
+pub mod candidate;
+pub mod effects;
+pub mod follower;
+pub mod leader;
+pub mod log;
+pub mod membership;
 pub mod message;
+pub mod progress;
+pub mod quorum;
+pub mod read_index;
+
+use std::collections::VecDeque;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use self::candidate::Candidate;
+use self::effects::{Effects, Input, ProposalOutcome, ReadOutcome, Refusal};
+use self::leader::Leader;
+use self::log::{RaftLog, ReadBlocks};
+use self::membership::Configuration;
+use self::message::{AppendResponse, Envelope, Message};
+use self::progress::Window;
+use crate::traits::{GroupWrite, StoredGroup};
+use crate::types::{GroupId, HardState, Index, NodeId, Term};
+
+/// The timing and limits of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Ticks without word from a leader before an election; the timeout in use is drawn from
+    /// `election_ticks..2 * election_ticks` (Raft §5.2).
+    pub election_ticks: u32,
+    /// Ticks between a leader's heartbeats.
+    pub heartbeat_ticks: u32,
+    /// Ask before campaigning (thesis §9.6).
+    pub pre_vote: bool,
+    /// A leader without a live quorum steps down; a follower with a live leader votes for nobody
+    /// (thesis §6.2, §4.2.3).
+    pub check_quorum: bool,
+    /// How much may be in flight to one peer.
+    pub window: Window,
+    /// Bytes of blocks in one append; a single larger block still goes.
+    pub append_bytes: usize,
+    /// Bytes of one proposal at most; far below what a block may hold.
+    pub proposal_bytes: usize,
+    /// Bytes of proposals a leader holds uncommitted before it refuses more.
+    pub uncommitted_bytes: usize,
+    /// Bytes of recent blocks kept in memory, besides those that are not durable yet.
+    pub cache_bytes: usize,
+    /// Bytes handed to the apply stage at once.
+    pub apply_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            election_ticks: 10,
+            heartbeat_ticks: 1,
+            pre_vote: true,
+            check_quorum: true,
+            window: Window {
+                messages: 256,
+                bytes: 8 << 20,
+            },
+            append_bytes: 1 << 20,
+            proposal_bytes: 2 << 20,
+            uncommitted_bytes: 64 << 20,
+            cache_bytes: 256 << 10,
+            apply_bytes: 4 << 20,
+        }
+    }
+}
+
+/// What a replica is in its term (Raft §5.1); each owns what only it needs.
+#[derive(Debug)]
+enum Role {
+    Follower,
+    PreCandidate(Candidate),
+    Candidate(Candidate),
+    Leader(Box<Leader>),
+}
+
+/// The name of a role, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the paper's words")]
+pub enum RoleName {
+    Follower,
+    PreCandidate,
+    Candidate,
+    Leader,
+}
+
+/// A write on its way to the disk, and what its durability will release.
+#[derive(Debug)]
+struct PendingWrite {
+    number: u64,
+    /// The log's end after this write; lowered when a conflict cuts entries of it, so that its
+    /// completion never speaks for entries that came later at the same indexes.
+    last: Index,
+    /// Ticks since it was handed out.
+    age: u32,
+    messages: Vec<Envelope>,
+}
+
+/// One replica of one Raft group.
+#[derive(Debug)]
+pub struct Group {
+    id: GroupId,
+    node: NodeId,
+    limits: Limits,
+    configuration: Configuration,
+    hard_state: HardState,
+    /// As last written.
+    written: HardState,
+    leader: Option<NodeId>,
+    role: Role,
+    log: RaftLog,
+    rng: SmallRng,
+    election_elapsed: u32,
+    election_timeout: u32,
+    /// The leader's node is known to be gone: stickiness does not protect it.
+    leader_lost: bool,
+    first_candidate: bool,
+    write_number: u64,
+    pending: VecDeque<PendingWrite>,
+    /// Promises to send once the write of this turn is durable.
+    promises: Vec<Envelope>,
+    effects: Effects,
+}
+
+impl Group {
+    /// A replica from what its log holds. `first_candidate` campaigns at once in a group that never
+    /// had a leader; `seed` feeds the election timeouts.
+    pub fn restore(
+        node: NodeId,
+        stored: &StoredGroup,
+        configuration: Configuration,
+        applied: Index,
+        limits: Limits,
+        first_candidate: bool,
+        seed: u64,
+    ) -> Self {
+        let log = RaftLog::restore(stored, applied, limits.cache_bytes);
+        let mut group = Self {
+            id: stored.group,
+            node,
+            limits,
+            configuration,
+            hard_state: HardState {
+                commit: log.commit(),
+                ..stored.hard_state
+            },
+            written: stored.hard_state,
+            leader: None,
+            role: Role::Follower,
+            log,
+            rng: SmallRng::seed_from_u64(seed),
+            election_elapsed: 0,
+            election_timeout: 0,
+            leader_lost: false,
+            first_candidate,
+            write_number: 0,
+            pending: VecDeque::new(),
+            promises: Vec::new(),
+            effects: Effects::default(),
+        };
+        group.reset_election_timer();
+        group
+    }
+
+    /// Changes the group by one input. Pure: equal inputs, equal effects; so a seed replays a
+    /// failure.
+    pub fn step(&mut self, input: Input) {
+        let (term, commit) = (self.hard_state.term, self.log.commit());
+        match input {
+            Input::Tick => self.on_tick(),
+            Input::Message(envelope) => self.on_message(envelope),
+            Input::Propose { request, payload } => self.on_propose(request, payload),
+            Input::Read { request } => self.on_read(request),
+            Input::Durable(number) => self.on_durable(number),
+            Input::Applied(index) => self.log.on_applied(index),
+            Input::PeerDown(node) => self.on_peer_down(node),
+        }
+        assert!(term <= self.hard_state.term, "term went back"); // Raft §5.1
+        assert!(commit <= self.log.commit(), "commit index went back"); // Raft §5.3
+    }
+
+    /// What all steps since the last call ask for. `read` fetches stored blocks.
+    pub fn take_effects(&mut self, read: &mut ReadBlocks<'_>) -> Effects {
+        self.send_appends(read);
+        self.hard_state.commit = self.log.commit();
+        self.queue_write();
+        match self.log.take_committed(self.limits.apply_bytes, read) {
+            Ok(blocks) => self.effects.apply = blocks,
+            Err(error) => {
+                tracing::error!(group = %self.id, %error, "cannot read committed entries");
+            }
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The newest term seen.
+    pub fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    /// The node that got this replica's vote in its term.
+    pub fn vote(&self) -> Option<NodeId> {
+        self.hard_state.vote
+    }
+
+    /// The leader of the current term, as far as known here.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// What this replica is.
+    pub fn role(&self) -> RoleName {
+        match self.role {
+            Role::Follower => RoleName::Follower,
+            Role::PreCandidate(_) => RoleName::PreCandidate,
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(_) => RoleName::Leader,
+        }
+    }
+
+    /// The replica's log.
+    pub fn log(&self) -> &RaftLog {
+        &self.log
+    }
+
+    /// Who counts.
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    fn on_tick(&mut self) {
+        for write in &mut self.pending {
+            write.age += 1;
+        }
+        match self.role {
+            Role::Leader(_) => self.on_leader_tick(),
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
+                self.election_elapsed += 1;
+                if self.election_elapsed >= self.election_timeout
+                    && self.configuration.may_lead(self.node)
+                {
+                    self.campaign();
+                }
+            }
+        }
+    }
+
+    fn on_message(&mut self, envelope: Envelope) {
+        let known = self.configuration.all().contains(&envelope.from);
+        if envelope.to != self.node || envelope.from == self.node || !known {
+            tracing::debug!(group = %self.id, from = %envelope.from, "message from no member");
+            return;
+        }
+        let Envelope {
+            from,
+            term,
+            message,
+            ..
+        } = envelope;
+        match message {
+            Message::Propose {
+                first_request,
+                payloads,
+            } => {
+                self.on_forwarded_proposals(from, first_request, payloads);
+            }
+            Message::ProposeResponse {
+                first_request,
+                count,
+                index,
+            } => {
+                self.on_propose_response(first_request, count, index, term);
+            }
+            Message::ReadIndex { request } => self.on_forwarded_read(from, request),
+            Message::ReadIndexResponse { request, index } => {
+                let index = index.ok_or(Refusal::NoLeader);
+                self.effects.reads.push(ReadOutcome { request, index });
+            }
+            Message::PreVote(_)
+            | Message::PreVoteResponse { .. }
+            | Message::RequestVote(_)
+            | Message::RequestVoteResponse { .. }
+            | Message::AppendEntries { .. }
+            | Message::AppendEntriesResponse(_)
+            | Message::Heartbeat { .. }
+            | Message::HeartbeatResponse { .. }
+            | Message::TimeoutNow => self.on_term_message(from, term, message),
+        }
+    }
+
+    /// The rules that all servers follow (Raft Figure 2): newer terms rule, older ones are told so.
+    fn on_term_message(&mut self, from: NodeId, term: Term, message: Message) {
+        if term == Term(u64::MAX) {
+            return; // nothing could follow it: no honest peer gets there
+        }
+        if term > self.hard_state.term && !self.enter_newer_term(from, term, &message) {
+            return;
+        }
+        if term < self.hard_state.term {
+            self.on_old_term(from, &message);
+            return;
+        }
+        match message {
+            Message::PreVote(request) => self.on_pre_vote(from, term, request),
+            Message::RequestVote(request) => self.on_request_vote(from, request),
+            Message::PreVoteResponse { granted } => self.on_pre_vote_response(from, granted),
+            Message::RequestVoteResponse { granted } => self.on_vote_response(from, granted),
+            Message::AppendEntries {
+                prev_index,
+                prev_term,
+                commit,
+                blocks,
+            } => {
+                self.on_append(from, prev_index, prev_term, commit, &blocks);
+            }
+            Message::Heartbeat { commit, read_round } => {
+                self.on_heartbeat(from, commit, read_round);
+            }
+            Message::AppendEntriesResponse(response) => self.on_append_response(from, response),
+            Message::HeartbeatResponse { read_round } => {
+                self.on_heartbeat_response(from, read_round);
+            }
+            Message::TimeoutNow => self.on_timeout_now(),
+            Message::Propose { .. }
+            | Message::ProposeResponse { .. }
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexResponse { .. } => {
+                unreachable!("forwarded requests belong to no term")
+            }
+        }
+    }
+
+    /// A message of a newer term. Returns whether it is still to be handled.
+    fn enter_newer_term(&mut self, from: NodeId, term: Term, message: &Message) -> bool {
+        match message {
+            Message::PreVote(request) | Message::RequestVote(request)
+                if !request.transfer && self.leader_is_alive() =>
+            {
+                false // thesis §4.2.3: a removed or cut-off server must not disturb the others
+            }
+            Message::PreVote(request) => {
+                self.on_pre_vote(from, term, *request); // promises nothing, so changes nothing
+                false
+            }
+            Message::PreVoteResponse { granted: true } => {
+                self.on_pre_vote_response_ahead(from, term);
+                false
+            }
+            Message::AppendEntries { .. } | Message::Heartbeat { .. } => {
+                self.become_follower(term, Some(from));
+                true
+            }
+            Message::PreVoteResponse { granted: false }
+            | Message::RequestVote(_)
+            | Message::RequestVoteResponse { .. }
+            | Message::AppendEntriesResponse(_)
+            | Message::HeartbeatResponse { .. }
+            | Message::TimeoutNow
+            | Message::Propose { .. }
+            | Message::ProposeResponse { .. }
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexResponse { .. } => {
+                self.become_follower(term, None);
+                true
+            }
+        }
+    }
+
+    /// A message of an old term. Its sender learns the newer one, or with pre-vote and
+    /// check-quorum it could wait for ever: a node that came back with a higher term ignores the
+    /// leader, and the others ignore its campaigns.
+    fn on_old_term(&mut self, from: NodeId, message: &Message) {
+        match message {
+            Message::AppendEntries { .. } | Message::Heartbeat { .. } => {
+                self.promise(from, Message::HeartbeatResponse { read_round: 0 });
+            }
+            Message::PreVote(_) => self.send(from, Message::PreVoteResponse { granted: false }),
+            Message::PreVoteResponse { .. }
+            | Message::RequestVote(_)
+            | Message::RequestVoteResponse { .. }
+            | Message::AppendEntriesResponse(_)
+            | Message::HeartbeatResponse { .. }
+            | Message::TimeoutNow
+            | Message::Propose { .. }
+            | Message::ProposeResponse { .. }
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexResponse { .. } => {}
+        }
+    }
+
+    fn leader_is_alive(&self) -> bool {
+        self.limits.check_quorum
+            && self.leader.is_some()
+            && !self.leader_lost
+            && self.election_elapsed < self.limits.election_ticks
+    }
+
+    fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
+        self.end_leadership();
+        if term > self.hard_state.term {
+            self.hard_state.term = term;
+            self.hard_state.vote = None;
+        }
+        self.role = Role::Follower;
+        self.set_leader(leader);
+        self.reset_election_timer();
+    }
+
+    /// Readers of a leader that is none any more ask again.
+    fn end_leadership(&mut self) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        for reader in leader.reads.take_all() {
+            self.answer_read(reader, Err(Refusal::NoLeader));
+        }
+    }
+
+    fn set_leader(&mut self, leader: Option<NodeId>) {
+        self.leader_lost = false;
+        self.leader = leader;
+        self.effects.leader = Some((self.hard_state.term, leader));
+    }
+
+    /// Draws the timeout anew, so that ties are rare (Raft §5.2).
+    fn reset_election_timer(&mut self) {
+        self.election_elapsed = 0;
+        let base = self.limits.election_ticks;
+        self.election_timeout = if self.first_candidate && self.hard_state.term == Term::ZERO {
+            1 + self.rng.random_range(0..2)
+        } else {
+            self.rng.random_range(base..2 * base)
+        };
+    }
+
+    /// Our own disk says: everything up to write `number` is durable.
+    fn on_durable(&mut self, number: u64) {
+        while self
+            .pending
+            .front()
+            .is_some_and(|write| write.number <= number)
+        {
+            let write = self.pending.pop_front().expect("looked at");
+            self.log.on_durable(write.last);
+            self.effects.send.extend(write.messages);
+        }
+        self.on_own_vote_durable();
+        self.maybe_commit();
+    }
+
+    /// The peer's node is gone. Evidence, not proof: a pre-vote after a short random grace asks
+    /// the others (thesis §9.6 keeps that harmless when the evidence was wrong).
+    fn on_peer_down(&mut self, node: NodeId) {
+        if let Role::Leader(leader) = &mut self.role {
+            if let Some(peer) = leader.peers.get_mut(&node) {
+                peer.on_unreachable();
+            }
+        } else if self.leader == Some(node) {
+            self.leader_lost = true;
+            let grace = self
+                .rng
+                .random_range(1..=(self.limits.election_ticks / 3).max(1));
+            self.election_timeout = self.election_timeout.min(self.election_elapsed + grace);
+        }
+    }
+
+    /// Hands out what must become durable, and ties this turn's promises to it.
+    fn queue_write(&mut self) {
+        let promises = std::mem::take(&mut self.promises);
+        let promise_state = HardState {
+            commit: self.written.commit,
+            ..self.hard_state
+        };
+        if !self.log.has_unwritten() && promise_state == self.written {
+            match self.pending.back_mut() {
+                Some(write) => write.messages.extend(promises),
+                None => self.effects.send.extend(promises),
+            }
+            return;
+        }
+        let mut write = GroupWrite::new(self.id);
+        self.log.take_unwritten(&mut write);
+        if let Some(from) = write.truncate_from {
+            for pending in &mut self.pending {
+                pending.last = pending.last.min(from.prev());
+            }
+        }
+        if self.hard_state != self.written {
+            write.hard_state = Some(self.hard_state);
+            self.written = self.hard_state;
+        }
+        self.write_number += 1;
+        self.pending.push_back(PendingWrite {
+            number: self.write_number,
+            last: self.log.last(),
+            age: 0,
+            messages: promises,
+        });
+        self.effects.write = Some((self.write_number, write));
+    }
+
+    fn envelope(&self, to: NodeId, message: Message) -> Envelope {
+        Envelope {
+            group: self.id,
+            from: self.node,
+            to,
+            term: self.hard_state.term,
+            message,
+        }
+    }
+
+    /// Sends what promises nothing about our disk.
+    fn send(&mut self, to: NodeId, message: Message) {
+        let envelope = self.envelope(to, message);
+        self.effects.send.push(envelope);
+    }
+
+    /// Sends once everything this group has written up to this turn is durable.
+    fn promise(&mut self, to: NodeId, message: Message) {
+        let envelope = self.envelope(to, message);
+        self.promises.push(envelope);
+    }
+
+    fn refuse_proposal(&mut self, request: u64, reason: Refusal) {
+        self.effects
+            .proposals
+            .push(ProposalOutcome::Refused { request, reason });
+    }
+
+    fn accept_up_to(&mut self, leader: NodeId, last: Index) {
+        let response = AppendResponse::Accepted { last };
+        self.promise(leader, Message::AppendEntriesResponse(response));
+    }
+}

@@ -1,0 +1,120 @@
+//! What can fail, by what the caller should do about it.
+
+use crate::config::ConfigError;
+use crate::raft::effects::Refusal;
+use crate::raft::membership::MembershipError;
+use crate::traits::LogError;
+use crate::types::GroupId;
+
+/// Why a proposal has no result.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// The group is not on this node.
+    #[error("group {0} is not on this node")]
+    UnknownGroup(GroupId),
+    /// Not accepted: proposing again is safe.
+    #[error("not accepted: {0}")]
+    Refused(#[from] Refusal),
+    /// Not accepted: the log's disk has no room; proposing again is safe once there is.
+    #[error("not accepted: the log's disk is full")]
+    DiskFull,
+    /// Accepted, but overwritten by a newer leader's entry: it will never take effect.
+    #[error("a newer leader replaced the proposal, it did not take effect")]
+    Replaced,
+    /// It may take effect or not.
+    #[error("the outcome is unknown: the leader's answer was lost")]
+    Unknown,
+    /// The log is fenced; this node serves nothing until it is restarted.
+    #[error("not accepted: {0}")]
+    Fenced(LogError),
+    /// The node is shutting down; the proposal may take effect or not.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// Why a read has no index.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The group is not on this node.
+    #[error("group {0} is not on this node")]
+    UnknownGroup(GroupId),
+    /// Ask again.
+    #[error("cannot read: {0}")]
+    Refused(#[from] Refusal),
+    /// Ask again: the answer was lost.
+    #[error("no leader confirmed the read in time")]
+    Lost,
+    /// The log is fenced; this node serves nothing until it is restarted.
+    #[error("cannot read: {0}")]
+    Fenced(LogError),
+    /// The node is shutting down.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// Why a group was not started.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootstrapError {
+    /// The members cannot form a group.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// This node is not a member.
+    #[error("this node is not among the members")]
+    NotAMember,
+    /// It runs here with other members.
+    #[error("group {0} runs here with another membership")]
+    Exists(GroupId),
+    /// The log's disk has no room.
+    #[error("the log's disk is full")]
+    DiskFull,
+    /// The log is fenced; this node serves nothing until it is restarted.
+    #[error(transparent)]
+    Fenced(LogError),
+    /// The node is shutting down.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// Why a host did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// See there.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A stored membership does not decode.
+    #[error("group {group}: {source}")]
+    Membership {
+        /// Whose.
+        group: GroupId,
+        /// Why.
+        source: MembershipError,
+    },
+    /// The state machine knows more than the log: one of them is not this node's.
+    #[error(
+        "group {group}: the state machine has applied {applied}, the log ends at {last}: \
+         log and state do not belong together"
+    )]
+    StateAhead {
+        /// Whose.
+        group: GroupId,
+        /// What the machine says.
+        applied: crate::types::Index,
+        /// What the log holds.
+        last: crate::types::Index,
+    },
+    /// The state machine could not tell what it has applied.
+    #[error("group {group}: the state machine failed: {reason}")]
+    StateMachine {
+        /// Whose.
+        group: GroupId,
+        /// Its words.
+        reason: String,
+    },
+    /// No thread could be made.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}

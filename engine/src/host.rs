@@ -1,0 +1,452 @@
+//! Threads around the shards and the apply stage: what an embedding service calls.
+//!
+//! Each shard has two threads: one runs [`Shard::turn`] over its mailbox, one applies. A proposal
+//! takes one lock, that of its shard's mailbox, for a push.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::apply::Applier;
+use crate::config::Config;
+use crate::error::{BootstrapError, ProposeError, ReadError, StartError};
+use crate::events::{EventSink, GroupEvent};
+use crate::mailbox::{Lane, Mailbox};
+use crate::metrics::Metrics;
+use crate::raft::effects::Refusal;
+use crate::raft::membership::Membership;
+use crate::raft::message::Envelope;
+use crate::shard::{ApplyTask, GroupStatus, Shard, ShardInput, TurnEffects};
+use crate::state_machine::StateMachine;
+use crate::traits::{
+    ConnectionState, Log, LogError, LogObserver, PeerAddress, StoredGroup, Transport,
+    TransportObserver,
+};
+use crate::types::{GroupId, Index, NodeId};
+
+type Proposal<M> = oneshot::Sender<Result<<M as StateMachine>::Output, ProposeError>>;
+type Read = oneshot::Sender<Result<Index, ReadError>>;
+type ShardBox<M> = Mailbox<ShardInput<Proposal<M>, Read>>;
+type ApplyBox<M> = Mailbox<ApplyTask<Proposal<M>>>;
+
+/// Told of connections on the transport's threads: must not block.
+pub trait ConnectionSink: Send + Sync + 'static {
+    /// The outgoing connection to `node` changed.
+    fn on_connection(&self, node: NodeId, address: &PeerAddress, state: ConnectionState);
+}
+
+/// What a host works with.
+pub struct Parts<M> {
+    /// The log of all groups.
+    pub log: Arc<dyn Log>,
+    /// The way to the other nodes.
+    pub transport: Arc<dyn Transport>,
+    /// The state of all groups.
+    pub machine: Arc<M>,
+    /// Told what happens to groups.
+    pub events: Arc<dyn EventSink>,
+    /// Told what happens to connections.
+    pub connections: Arc<dyn ConnectionSink>,
+}
+
+/// A node's groups, running.
+pub struct Host<M: StateMachine> {
+    inner: Arc<Inner<M>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Inner<M: StateMachine> {
+    config: Config,
+    parts: Parts<M>,
+    shards: Vec<ShardBox<M>>,
+    appliers: Vec<ApplyBox<M>>,
+    metrics: Metrics,
+    stopping: AtomicBool,
+}
+
+impl<M: StateMachine> Host<M> {
+    /// Starts all groups that the log holds, and the threads that run them.
+    pub fn start(config: Config, parts: Parts<M>) -> Result<Self, StartError> {
+        config.validate()?;
+        let seed = config.seed.unwrap_or_else(rand::random);
+        let count = config.shards as usize;
+        let inner = Arc::new(Inner {
+            shards: (0..count).map(|_| Mailbox::default()).collect(),
+            appliers: (0..count).map(|_| Mailbox::default()).collect(),
+            metrics: Metrics::default(),
+            stopping: AtomicBool::new(false),
+            config,
+            parts,
+        });
+        let new_shard = |id: u32| {
+            let log = Arc::clone(&inner.parts.log);
+            Shard::new(
+                id,
+                inner.config.clone(),
+                log,
+                seed.wrapping_add(u64::from(id) << 40),
+            )
+        };
+        let mut shards: Vec<_> = (0..inner.config.shards).map(new_shard).collect();
+        for stored in inner.parts.log.take_stored_groups() {
+            let (membership, applied) = inner.load(&stored)?;
+            inner.learn_addresses(&membership);
+            shards[inner.shard_of(stored.group)].restore(&stored, membership, applied);
+        }
+        let observer = Arc::new(Observer(Arc::downgrade(&inner)));
+        inner.parts.log.set_observer(observer.clone());
+        let host = Self {
+            inner,
+            threads: Mutex::default(),
+        };
+        for (at, shard) in shards.into_iter().enumerate() {
+            host.spawn(format!("shard-{at}"), move |inner| {
+                inner.run_shard(at, shard);
+            })?;
+            host.spawn(format!("apply-{at}"), move |inner| inner.run_applier(at))?;
+        }
+        host.inner.parts.transport.set_observer(observer);
+        Ok(host)
+    }
+
+    fn spawn(
+        &self,
+        name: String,
+        body: impl FnOnce(Arc<Inner<M>>) + Send + 'static,
+    ) -> Result<(), StartError> {
+        let inner = Arc::clone(&self.inner);
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || body(inner));
+        self.threads
+            .lock()
+            .push(thread.map_err(StartError::Thread)?);
+        Ok(())
+    }
+
+    /// Starts a new group here. Every member's node gets the same call; calling again is the same
+    /// as calling once. Returns when this node would remember it after a crash.
+    pub async fn bootstrap(
+        &self,
+        group: GroupId,
+        membership: Membership,
+    ) -> Result<(), BootstrapError> {
+        membership.check()?;
+        if !membership.members.contains_key(&self.inner.config.node) {
+            return Err(BootstrapError::NotAMember);
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.inner.learn_addresses(&membership);
+        let reply = Box::new(move |result| drop(sender.send(result)));
+        let input = ShardInput::Bootstrap(group, membership, reply);
+        let shard = &self.inner.shards[self.inner.shard_of(group)];
+        shard.push(input).map_err(|_| BootstrapError::Stopped)?;
+        receiver.await.unwrap_or(Err(BootstrapError::Stopped))
+    }
+
+    /// Proposes a command; returns its output once it is applied here. A follower forwards it to
+    /// the leader. Whether it took effect is unknown after [`ProposeError::Unknown`],
+    /// [`ProposeError::Stopped`], and when the future is dropped.
+    pub async fn propose(&self, group: GroupId, command: Bytes) -> Result<M::Output, ProposeError> {
+        let inner = &self.inner;
+        if command.len() > inner.config.limits.proposal_bytes {
+            return Err(Refusal::TooLarge.into());
+        }
+        if !inner.parts.log.has_room() {
+            inner.metrics.refused.inc();
+            return Err(ProposeError::DiskFull);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let input = ShardInput::Propose(group, command, sender);
+        if let Err(closed) = inner.push_request(group, input) {
+            inner.metrics.refused.inc();
+            let busy = ProposeError::Refused(Refusal::Busy);
+            return Err(if closed { ProposeError::Stopped } else { busy });
+        }
+        inner.metrics.proposals.inc();
+        receiver.await.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// Returns once the machine here reflects every command that was acknowledged anywhere before
+    /// this call (thesis §6.4); then read from the machine.
+    pub async fn read_index(&self, group: GroupId) -> Result<Index, ReadError> {
+        let (sender, receiver) = oneshot::channel();
+        if let Err(closed) = self
+            .inner
+            .push_request(group, ShardInput::Read(group, sender))
+        {
+            let busy = ReadError::Refused(Refusal::Busy);
+            return Err(if closed { ReadError::Stopped } else { busy });
+        }
+        receiver.await.unwrap_or(Err(ReadError::Stopped))
+    }
+
+    /// The state of these groups, or of all if none is named, by rising id.
+    pub async fn status(&self, groups: &[GroupId]) -> Vec<GroupStatus> {
+        let mut all = Vec::new();
+        for shard in &self.inner.shards {
+            let (sender, receiver) = oneshot::channel();
+            let reply = Box::new(move |status| drop(sender.send(status)));
+            if shard
+                .push(ShardInput::Status(groups.to_vec(), reply))
+                .is_ok()
+            {
+                all.extend(receiver.await.unwrap_or_default());
+            }
+        }
+        all.sort_by_key(|status: &GroupStatus| status.group);
+        all
+    }
+
+    /// The state machine.
+    pub fn machine(&self) -> &Arc<M> {
+        &self.inner.parts.machine
+    }
+
+    /// The host's counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Stops all groups and threads and makes the machine durable. Blocks; calling again does
+    /// nothing. The log is closed by whoever opened it.
+    pub fn shut_down(&self) -> Result<(), M::Error> {
+        self.inner.stopping.store(true, Ordering::Release);
+        self.inner.parts.transport.shut_down();
+        for shard in &self.inner.shards {
+            shard.close();
+        }
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the host panicked");
+            }
+        }
+        self.inner.parts.machine.flush()
+    }
+}
+
+impl<M: StateMachine> Drop for Host<M> {
+    fn drop(&mut self) {
+        if !self.inner.stopping.load(Ordering::Acquire)
+            && let Err(error) = self.shut_down()
+        {
+            tracing::error!(%error, "the state machine could not be flushed");
+        }
+    }
+}
+
+impl<M: StateMachine> Inner<M> {
+    fn shard_of(&self, group: GroupId) -> usize {
+        group.0 as usize % self.shards.len()
+    }
+
+    fn learn_addresses(&self, membership: &Membership) {
+        for (&node, member) in &membership.members {
+            if node != self.config.node {
+                self.parts.transport.set_peer(node, member.address.clone());
+            }
+        }
+    }
+
+    fn load(&self, stored: &StoredGroup) -> Result<(Membership, Index), StartError> {
+        let group = stored.group;
+        let membership = Membership::decode(&stored.meta)
+            .map_err(|source| StartError::Membership { group, source })?;
+        let applied = self.parts.machine.applied(group);
+        let applied = applied.map_err(|error| StartError::StateMachine {
+            group,
+            reason: error.to_string(),
+        })?;
+        let last = stored.terms.last().map_or(stored.compacted.0, |run| run.1);
+        if applied > last {
+            return Err(StartError::StateAhead {
+                group,
+                applied,
+                last,
+            });
+        }
+        Ok((membership, applied))
+    }
+
+    /// Whether the mailbox is closed, if it did not take the request.
+    fn push_request(
+        &self,
+        group: GroupId,
+        input: ShardInput<Proposal<M>, Read>,
+    ) -> Result<(), bool> {
+        let shard = &self.shards[self.shard_of(group)];
+        let limit = self.config.inbox_requests;
+        shard
+            .push_bounded(input, Lane::Requests, 1, limit)
+            .map_err(|(_, closed)| closed)
+    }
+
+    fn run_shard(&self, at: usize, mut shard: Shard<Proposal<M>, Read>) {
+        let mut inputs = Vec::new();
+        let mut next_tick = Instant::now() + self.config.tick;
+        loop {
+            self.metrics.turns.inc();
+            let effects = shard.turn(inputs.drain(..));
+            self.carry_out(at, effects);
+            if !self.shards[at].take(&mut inputs, Some(next_tick)) {
+                break;
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                inputs.push(ShardInput::Tick);
+                // A pause is one tick, however long: time we did not see must not make us campaign.
+                next_tick = (next_tick + self.config.tick).max(now);
+            }
+        }
+        self.appliers[at].close();
+    }
+
+    /// In this order: the log first, so that what is sent is at least on its way to the disk;
+    /// clients and watchers last.
+    fn carry_out(&self, at: usize, effects: TurnEffects<Proposal<M>, Read>) {
+        if let Some(batch) = effects.write
+            && let Err(error) = self.parts.log.append(batch)
+        {
+            tracing::error!(%error, "the log refused a batch: this node stops serving");
+            self.fence(&error);
+            return;
+        }
+        if !effects.send.is_empty() {
+            self.parts.transport.send(effects.send);
+        }
+        for task in effects.apply {
+            if let ApplyTask::Apply(_, blocks) = &task {
+                self.metrics
+                    .committed
+                    .inc_by(blocks.iter().map(|b| u64::from(b.count())).sum());
+            }
+            if self.appliers[at].push(task).is_err() {
+                break; // stopping
+            }
+        }
+        for (waiter, error) in effects.refused {
+            drop(waiter.send(Err(error))); // a client that left needs no answer
+        }
+        for (waiter, result) in effects.reads {
+            drop(waiter.send(result));
+        }
+        for (reply, result) in effects.bootstraps {
+            reply(result);
+        }
+        if !effects.events.is_empty() {
+            let is_leader = |e: &&GroupEvent| {
+                matches!(
+                    e,
+                    GroupEvent::LeaderUpdated {
+                        leader: Some(_),
+                        ..
+                    }
+                )
+            };
+            self.metrics
+                .leader_changes
+                .inc_by(effects.events.iter().filter(is_leader).count() as u64);
+            self.parts.events.on_events(effects.events);
+        }
+    }
+
+    fn run_applier(&self, at: usize) {
+        let mut applier = Applier::new(Arc::clone(&self.parts.machine));
+        let mut tasks = Vec::new();
+        while self.appliers[at].take(&mut tasks, None) {
+            let round = match applier.run(std::mem::take(&mut tasks)) {
+                Ok(round) => round,
+                Err(error) => {
+                    tracing::error!(%error, "the state machine failed: this node stops serving");
+                    self.fence(&LogError::Fenced(Arc::new(std::io::Error::other(error))));
+                    return;
+                }
+            };
+            self.metrics.applied.inc_by(round.entries as u64);
+            for (waiter, result) in round.completions {
+                drop(waiter.send(result)); // a client that left needs no answer
+            }
+            if self.shards[at]
+                .push(ShardInput::Applied(round.marks))
+                .is_err()
+            {
+                return; // stopping
+            }
+        }
+    }
+
+    fn fence(&self, error: &LogError) {
+        for shard in &self.shards {
+            if shard.push(ShardInput::Fence(error.clone())).is_err() {
+                tracing::debug!("fenced while stopping");
+            }
+        }
+    }
+}
+
+/// What log and transport tell goes to the shards' mailboxes. Weak, so that they do not keep a host
+/// alive that they belong to.
+struct Observer<M: StateMachine>(Weak<Inner<M>>);
+
+impl<M: StateMachine> LogObserver for Observer<M> {
+    fn on_durable(&self, shard: u32, ticket: u64) {
+        if let Some(inner) = self.0.upgrade()
+            && let Some(shard) = inner.shards.get(shard as usize)
+            && shard.push(ShardInput::Durable(ticket)).is_err()
+        {
+            tracing::debug!("durable while stopping");
+        }
+    }
+
+    fn on_fenced(&self, error: &LogError) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.fence(error);
+        }
+    }
+}
+
+impl<M: StateMachine> TransportObserver for Observer<M> {
+    fn on_messages(&self, envelopes: Vec<Envelope>) {
+        let Some(inner) = self.0.upgrade() else {
+            return;
+        };
+        let mut by_shard: Vec<Vec<Envelope>> = inner.shards.iter().map(|_| Vec::new()).collect();
+        for envelope in envelopes {
+            by_shard[inner.shard_of(envelope.group)].push(envelope);
+        }
+        let limit = inner.config.inbox_messages;
+        for (shard, envelopes) in inner.shards.iter().zip(by_shard) {
+            let count = envelopes.len();
+            let input = ShardInput::Messages(envelopes);
+            if count > 0
+                && shard
+                    .push_bounded(input, Lane::Messages, count, limit)
+                    .is_err()
+            {
+                inner.metrics.dropped_messages.inc_by(count as u64);
+            }
+        }
+    }
+
+    fn on_connection(&self, node: NodeId, address: &PeerAddress, state: ConnectionState) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.parts.connections.on_connection(node, address, state);
+        }
+    }
+
+    fn on_peer_down(&self, node: NodeId) {
+        let Some(inner) = self.0.upgrade() else {
+            return;
+        };
+        for shard in &inner.shards {
+            if shard.push(ShardInput::PeerDown(node)).is_err() {
+                tracing::debug!(%node, "peer down while stopping");
+            }
+        }
+    }
+}

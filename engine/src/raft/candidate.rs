@@ -1,0 +1,162 @@
+//! Elections: campaigning, voting, counting (Raft §5.2, §5.4.1; pre-vote thesis §9.6).
+
+use std::collections::BTreeMap;
+
+use super::message::{Message, VoteRequest};
+use super::quorum::{VoteResult, joint_vote};
+use super::{Group, Role};
+use crate::types::{NodeId, Term};
+
+/// The votes heard in a campaign, or in the question before it.
+#[derive(Debug, Default)]
+pub struct Candidate {
+    votes: BTreeMap<NodeId, bool>,
+}
+
+impl Group {
+    /// Starts an election, or with pre-vote asks whether one could be won.
+    pub(super) fn campaign(&mut self) {
+        if self.limits.pre_vote {
+            self.become_pre_candidate();
+        } else {
+            self.become_candidate(false);
+        }
+    }
+
+    /// The leader hands over: campaign at once, whatever the others heard (thesis §3.10).
+    pub(super) fn on_timeout_now(&mut self) {
+        if self.configuration.may_lead(self.node) {
+            self.become_candidate(true);
+        }
+    }
+
+    fn become_pre_candidate(&mut self) {
+        let mut candidate = Candidate::default();
+        candidate.votes.insert(self.node, true);
+        self.role = Role::PreCandidate(candidate);
+        if self.leader.is_some() {
+            self.set_leader(None);
+        }
+        self.reset_election_timer();
+        self.ask_for_votes(false);
+        self.count_votes();
+    }
+
+    /// A new term, and the first vote is our own: it counts once it is durable.
+    fn become_candidate(&mut self, transfer: bool) {
+        self.hard_state.term = self.hard_state.term.next();
+        self.hard_state.vote = Some(self.node);
+        self.role = Role::Candidate(Candidate::default());
+        self.set_leader(None);
+        self.reset_election_timer();
+        // The requests wait for our disk. Were they sent at once: 1. we ask with a tail that is not
+        // durable, a voter grants; 2. we crash, lose the tail and the term; 3. we campaign in the
+        // same term again, and the late grant elects a log without an entry the voter committed.
+        self.ask_for_votes(transfer);
+    }
+
+    fn ask_for_votes(&mut self, transfer: bool) {
+        let request = VoteRequest {
+            last_index: self.log.last(),
+            last_term: self.log.last_term(),
+            transfer,
+        };
+        let ask_only = matches!(self.role, Role::PreCandidate(_));
+        for peer in self.configuration.all() {
+            if peer == self.node || !self.configuration.votes(peer) {
+                continue;
+            }
+            if ask_only {
+                let mut envelope = self.envelope(peer, Message::PreVote(request));
+                envelope.term = self.hard_state.term.next();
+                self.effects.send.push(envelope);
+            } else {
+                self.promise(peer, Message::RequestVote(request));
+            }
+        }
+    }
+
+    /// Would we vote for a candidate of `term` with this log? Grants change nothing here.
+    pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, request: VoteRequest) {
+        let open = term > self.hard_state.term || self.may_vote_for(from);
+        let granted = open
+            && self
+                .log
+                .is_up_to_date(request.last_index, request.last_term);
+        let mut envelope = self.envelope(from, Message::PreVoteResponse { granted });
+        if granted {
+            envelope.term = term; // so that the asker knows which campaign is meant
+        }
+        self.effects.send.push(envelope);
+    }
+
+    /// One vote a term, for a log at least as complete as ours (Raft §5.2, §5.4.1).
+    pub(super) fn on_request_vote(&mut self, from: NodeId, request: VoteRequest) {
+        let granted = self.may_vote_for(from)
+            && self
+                .log
+                .is_up_to_date(request.last_index, request.last_term);
+        if granted {
+            self.hard_state.vote = Some(from);
+            self.election_elapsed = 0;
+        }
+        self.promise(from, Message::RequestVoteResponse { granted });
+    }
+
+    fn may_vote_for(&self, candidate: NodeId) -> bool {
+        match self.hard_state.vote {
+            Some(vote) => vote == candidate,
+            None => self.leader.is_none(),
+        }
+    }
+
+    /// A grant carries the term of the campaign it is for: one above ours.
+    pub(super) fn on_pre_vote_response_ahead(&mut self, from: NodeId, term: Term) {
+        if term == self.hard_state.term.next() {
+            self.on_pre_vote_response(from, true);
+        }
+    }
+
+    /// An answer to our question.
+    pub(super) fn on_pre_vote_response(&mut self, from: NodeId, granted: bool) {
+        if let Role::PreCandidate(candidate) = &mut self.role {
+            candidate.votes.entry(from).or_insert(granted);
+            self.count_votes();
+        }
+    }
+
+    /// A vote, or its refusal.
+    pub(super) fn on_vote_response(&mut self, from: NodeId, granted: bool) {
+        if let Role::Candidate(candidate) = &mut self.role {
+            candidate.votes.entry(from).or_insert(granted);
+            self.count_votes();
+        }
+    }
+
+    /// Our own vote counts like any other: when it is durable.
+    pub(super) fn on_own_vote_durable(&mut self) {
+        if let Role::Candidate(candidate) = &mut self.role
+            && self.pending.is_empty()
+            && self.written.term == self.hard_state.term
+            && self.written.vote == Some(self.node)
+        {
+            candidate.votes.insert(self.node, true);
+            self.count_votes();
+        }
+    }
+
+    fn count_votes(&mut self) {
+        let (Role::PreCandidate(candidate) | Role::Candidate(candidate)) = &self.role else {
+            return;
+        };
+        let result = joint_vote(self.configuration.halves(), |id| {
+            candidate.votes.get(&id).copied()
+        });
+        match (result, &self.role) {
+            (VoteResult::Pending, _) => {}
+            (VoteResult::Lost, _) => self.become_follower(self.hard_state.term, None),
+            (VoteResult::Won, Role::PreCandidate(_)) => self.become_candidate(false),
+            (VoteResult::Won, _) => self.become_leader(),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! A group's view of its log: what is stored, what is on its way to the disk, what is committed.
+//!
+//! ```text
+//!   compacted │ stored ………… │ in flight ……… │ staged
+//!             first     durable        sealed    last
+//! ```
+//! Invariants: `applying <= commit <= last`, `applying <= durable <= last`; terms never fall; the
+//! cache is a gapless run of blocks that ends at the last sealed entry and holds at least all that
+//! is not durable yet.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::block::{Block, EntryKind};
+use crate::traits::{GroupWrite, LogError, StoredGroup};
+use crate::types::{Index, Term};
+
+/// Reads stored blocks: from, to (both inside), at most this many bytes but at least one block.
+pub type ReadBlocks<'a> = dyn FnMut(Index, Index, usize) -> Result<Vec<Block>, LogError> + 'a;
+
+/// Entries go into a new block once the current one has this many bytes.
+const SEAL_BYTES: usize = 1 << 20;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct RaftLog {
+    compacted: (Index, Term),
+    /// First index and term of each run of one term.
+    terms: VecDeque<(Index, Term)>,
+    last: Index,
+    durable: Index,
+    commit: Index,
+    /// Handed to the apply stage.
+    applying: Index,
+    /// Acknowledged by the apply stage.
+    applied: Index,
+    cache: VecDeque<Block>,
+    cache_bytes: usize,
+    cache_limit: usize,
+    staged: Vec<(EntryKind, Bytes)>,
+    staged_bytes: usize,
+    unwritten: Vec<Block>,
+    truncate_from: Option<Index>,
+}
+
+impl RaftLog {
+    /// The log of a group as the disk holds it. `applied` comes from the state machine, which is
+    /// only given committed and durable entries: it may know a later commit than the hard state.
+    pub fn restore(stored: &StoredGroup, applied: Index, cache_limit: usize) -> Self {
+        let last = stored.terms.last().map_or(stored.compacted.0, |t| t.1);
+        assert!(
+            applied <= last,
+            "applied {applied} beyond the durable log's end {last}"
+        );
+        let commit = stored
+            .hard_state
+            .commit
+            .min(last)
+            .max(applied)
+            .max(stored.compacted.0);
+        Self {
+            compacted: stored.compacted,
+            terms: stored.terms.iter().map(|t| (t.0, t.2)).collect(),
+            last,
+            durable: last,
+            commit,
+            applying: applied.max(stored.compacted.0),
+            applied: applied.max(stored.compacted.0),
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+            cache_limit,
+            staged: Vec::new(),
+            staged_bytes: 0,
+            unwritten: Vec::new(),
+            truncate_from: None,
+        }
+    }
+
+    /// The first index that can be read.
+    pub fn first(&self) -> Index {
+        self.compacted.0.next()
+    }
+
+    /// The last index, written or not.
+    pub fn last(&self) -> Index {
+        self.last
+    }
+
+    /// The term of the last entry.
+    pub fn last_term(&self) -> Term {
+        self.terms.back().map_or(self.compacted.1, |t| t.1)
+    }
+
+    /// Everything up to here is on stable storage.
+    pub fn durable(&self) -> Index {
+        self.durable
+    }
+
+    /// The commit index.
+    pub fn commit(&self) -> Index {
+        self.commit
+    }
+
+    /// What the state machine has applied.
+    pub fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// The term of an entry; `None` when it is compacted or beyond the end.
+    pub fn term(&self, index: Index) -> Option<Term> {
+        if index == self.compacted.0 {
+            return Some(self.compacted.1);
+        }
+        if index < self.compacted.0 || index > self.last {
+            return None;
+        }
+        let run = self.terms.partition_point(|t| t.0 <= index);
+        Some(self.terms[run - 1].1)
+    }
+
+    /// Whether a log that ends like this is at least as up to date as ours (Raft §5.4.1).
+    pub fn is_up_to_date(&self, last_index: Index, last_term: Term) -> bool {
+        (last_term, last_index) >= (self.last_term(), self.last)
+    }
+
+    /// The highest index up to `index` whose term is at most `term`: what a peer whose entry has
+    /// that term may agree with. Skips a whole term at a time (Raft §5.3).
+    pub fn find_conflict_by_term(&self, index: Index, term: Term) -> Index {
+        let mut at = index.min(self.last);
+        while at > self.compacted.0 && self.term(at).is_some_and(|t| t > term) {
+            let run = self.terms.partition_point(|t| t.0 <= at);
+            at = self.terms[run - 1].0.prev();
+        }
+        at
+    }
+
+    /// A leader appends one entry; returns its index.
+    pub fn stage(&mut self, term: Term, kind: EntryKind, payload: Bytes) -> Index {
+        self.last = self.last.next();
+        self.note_term(self.last, term);
+        self.staged_bytes += payload.len();
+        self.staged.push((kind, payload));
+        if self.staged_bytes >= SEAL_BYTES {
+            self.seal();
+        }
+        self.last
+    }
+
+    /// Encodes what is staged, once for disk and peers.
+    pub fn seal(&mut self) {
+        if self.staged.is_empty() {
+            return;
+        }
+        let staged = std::mem::take(&mut self.staged);
+        self.staged_bytes = 0;
+        let first = Index(self.last.0 + 1 - staged.len() as u64);
+        let block = Block::encode(first, self.last_term(), &staged);
+        self.push(block);
+    }
+
+    /// A follower takes a leader's blocks, which follow an entry that agrees. Skips what is there,
+    /// cuts at the first conflict, appends the rest. Returns false, having changed nothing, when
+    /// a committed entry would be cut: the sender breaks Raft.
+    pub fn accept(&mut self, blocks: &[Block]) -> bool {
+        self.seal();
+        let conflict = blocks.iter().find_map(|block| self.first_new(block));
+        if conflict.is_some_and(|at| at <= self.commit) {
+            return false;
+        }
+        let Some(from) = conflict else { return true };
+        if from <= self.last {
+            self.truncate(from);
+        }
+        for block in blocks.iter().filter(|b| b.last() >= from) {
+            let new = block.slice(block.first().max(from), block.last());
+            self.note_term(new.first(), new.term());
+            self.last = new.last();
+            self.push(new);
+        }
+        true
+    }
+
+    /// The first index of a block that is missing here or of another term.
+    fn first_new(&self, block: &Block) -> Option<Index> {
+        let mut at = block.first();
+        while at <= block.last() {
+            if at > self.compacted.0 && self.term(at) != Some(block.term()) {
+                return Some(at);
+            }
+            at = at.next();
+        }
+        None
+    }
+
+    /// Entries from `from` on never happened. The caller lowers what writes in flight may prove.
+    fn truncate(&mut self, from: Index) {
+        assert!(
+            from > self.commit,
+            "cut at {from}, committed up to {}",
+            self.commit
+        ); // Raft §5.4
+        self.last = from.prev();
+        self.durable = self.durable.min(self.last);
+        while self.terms.back().is_some_and(|t| t.0 >= from) {
+            self.terms.pop_back();
+        }
+        cut_blocks(&mut self.cache, from);
+        self.cache_bytes = self.cache.iter().map(|b| b.bytes().len()).sum();
+        let mut unwritten = VecDeque::from(std::mem::take(&mut self.unwritten));
+        cut_blocks(&mut unwritten, from);
+        self.unwritten = unwritten.into();
+        self.truncate_from = Some(self.truncate_from.map_or(from, |t| t.min(from)));
+    }
+
+    fn note_term(&mut self, index: Index, term: Term) {
+        assert!(self.last_term() <= term, "terms in a log never fall"); // Raft §5.3
+        if self.last_term() != term || self.terms.is_empty() {
+            self.terms.push_back((index, term));
+        }
+    }
+
+    fn push(&mut self, block: Block) {
+        self.cache_bytes += block.bytes().len();
+        self.cache.push_back(block.clone());
+        self.unwritten.push(block);
+    }
+
+    /// Moves what is not written yet into `write`.
+    pub fn take_unwritten(&mut self, write: &mut GroupWrite) {
+        self.seal();
+        write.truncate_from = self.truncate_from.take();
+        write.blocks = std::mem::take(&mut self.unwritten);
+    }
+
+    /// Whether [`RaftLog::take_unwritten`] would give something.
+    pub fn has_unwritten(&self) -> bool {
+        !self.staged.is_empty() || !self.unwritten.is_empty() || self.truncate_from.is_some()
+    }
+
+    /// Everything up to `index` is on stable storage.
+    pub fn on_durable(&mut self, index: Index) {
+        assert!(
+            index <= self.last,
+            "durable {index} beyond the end {}",
+            self.last
+        );
+        self.durable = self.durable.max(index);
+        self.trim_cache();
+    }
+
+    /// Raises the commit index; never lowers it. Returns whether it rose.
+    pub fn commit_to(&mut self, index: Index) -> bool {
+        assert!(
+            index <= self.last,
+            "commit {index} beyond the end {}",
+            self.last
+        );
+        let rose = index > self.commit;
+        self.commit = self.commit.max(index);
+        rose
+    }
+
+    /// The state machine is done up to `index`.
+    pub fn on_applied(&mut self, index: Index) {
+        assert!(
+            self.applied <= index && index <= self.applying,
+            "applied in order"
+        );
+        self.applied = index;
+        self.trim_cache();
+    }
+
+    /// The next committed and durable blocks to apply. An entry that only our memory holds waits:
+    /// were it applied and the machine's state to outlive a crash, the log could not explain it.
+    pub fn take_committed(
+        &mut self,
+        max_bytes: usize,
+        read: &mut ReadBlocks<'_>,
+    ) -> Result<Vec<Block>, LogError> {
+        let end = self.commit.min(self.durable);
+        if self.applying >= end || self.applying > self.applied {
+            return Ok(Vec::new());
+        }
+        let blocks = self.blocks(self.applying.next(), end, max_bytes, read)?;
+        self.applying = blocks.last().map_or(self.applying, Block::last);
+        Ok(blocks)
+    }
+
+    /// Blocks from `first` to at most `last`, cut exactly there; at least one, then no more than
+    /// `max_bytes`. From the cache, or from the disk.
+    pub fn blocks(
+        &mut self,
+        first: Index,
+        last: Index,
+        max_bytes: usize,
+        read: &mut ReadBlocks<'_>,
+    ) -> Result<Vec<Block>, LogError> {
+        self.seal();
+        let cached = self.cache.front().map_or(self.last.next(), Block::first);
+        if first < cached {
+            return read(first, last.min(cached.prev()), max_bytes);
+        }
+        let mut blocks = Vec::new();
+        let mut bytes = 0;
+        let start = self.cache.partition_point(|b| b.last() < first);
+        for block in self.cache.range(start..).take_while(|b| b.first() <= last) {
+            let part = block.slice(block.first().max(first), block.last().min(last));
+            bytes += part.bytes().len();
+            if bytes > max_bytes && !blocks.is_empty() {
+                break;
+            }
+            blocks.push(part);
+        }
+        Ok(blocks)
+    }
+
+    /// Drops cached blocks from the front while over the limit, but none that is not durable.
+    fn trim_cache(&mut self) {
+        while self.cache_bytes > self.cache_limit
+            && self.cache.front().is_some_and(|b| b.last() <= self.durable)
+        {
+            let block = self.cache.pop_front().expect("looked at");
+            self.cache_bytes -= block.bytes().len();
+        }
+    }
+}
+
+/// Drops everything from `from` on, cutting the block in which it lies.
+fn cut_blocks(blocks: &mut VecDeque<Block>, from: Index) {
+    while blocks.back().is_some_and(|b| b.first() >= from) {
+        blocks.pop_back();
+    }
+    if let Some(block) = blocks.back_mut().filter(|b| b.last() >= from) {
+        *block = block.slice(block.first(), from.prev());
+    }
+}
