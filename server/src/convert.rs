@@ -1,0 +1,134 @@
+//! API types to engine types and back: the only file that knows both.
+
+use std::collections::BTreeMap;
+
+use multiraft_engine::error::BootstrapError;
+use multiraft_engine::raft::RoleName;
+use multiraft_engine::raft::membership::{Member, MemberRole, Membership};
+use multiraft_engine::shard::GroupStatus;
+use multiraft_engine::traits::PeerAddress;
+use multiraft_engine::types::{GroupId, NodeId};
+use multiraft_proto::admin;
+use multiraft_proto::node::member_config::Role;
+use multiraft_proto::node::{GroupConfig, MemberConfig};
+use tonic::Status;
+
+/// The longest host name there is (RFC 1035), bytes.
+const MAX_HOST_BYTES: usize = 255;
+
+/// A checked group: its id and members.
+pub fn group(config: Option<GroupConfig>) -> Result<(GroupId, Membership), Status> {
+    let Some(config) = config else {
+        return Err(invalid("the request has no group: set `group` with its id and members"));
+    };
+    let group = group_id(config.group_id)?;
+    if config.members.is_empty() {
+        return Err(invalid(format!("group {group} has no members: list every member")));
+    }
+    let mut members = BTreeMap::new();
+    for config in config.members {
+        let (node, member) = self::member(config)?;
+        if members.insert(node, member).is_some() {
+            return Err(invalid(format!("node {node} is listed twice: list each member once")));
+        }
+    }
+    let membership = Membership { members };
+    membership.check().map_err(|error| invalid(error.to_string()))?;
+    Ok((group, membership))
+}
+
+/// A checked group id.
+pub fn group_id(id: u32) -> Result<GroupId, Status> {
+    if id == 0 {
+        return Err(invalid("group_id must not be 0: groups are numbered from 1"));
+    }
+    Ok(GroupId(id))
+}
+
+fn member(config: MemberConfig) -> Result<(NodeId, Member), Status> {
+    let role = config.role;
+    let MemberConfig { node_id, host, port, .. } = config;
+    let Some(node) = NodeId::new(node_id) else {
+        return Err(invalid("a member's node_id must not be 0: nodes are numbered from 1"));
+    };
+    if host.is_empty() || host.len() > MAX_HOST_BYTES {
+        let bytes = host.len();
+        return Err(invalid(format!(
+            "node {node}: the host must have 1 to {MAX_HOST_BYTES} bytes, it has {bytes}"
+        )));
+    }
+    let port = u16::try_from(port).ok().filter(|&port| port != 0).ok_or_else(|| {
+        invalid(format!("node {node}: port {port} is outside 1..=65535: give its Raft port"))
+    })?;
+    let role = match Role::try_from(role) {
+        Ok(Role::Member) => MemberRole::Voter,
+        Ok(Role::Observer) => MemberRole::Learner,
+        Ok(Role::Witness) => MemberRole::Witness,
+        Ok(Role::Unknown) | Err(_) => {
+            return Err(invalid(format!(
+                "node {node}: role {role} is none of MEMBER, OBSERVER, WITNESS"
+            )));
+        }
+    };
+    Ok((node, Member { role, address: PeerAddress { host, port } }))
+}
+
+/// A group's members as the API shows them.
+pub fn member_configs(membership: &Membership) -> Vec<MemberConfig> {
+    let to_config = |(node, member): (&NodeId, &Member)| MemberConfig {
+        node_id: node.get(),
+        host: member.address.host.clone(),
+        port: i32::from(member.address.port),
+        role: match member.role {
+            MemberRole::Voter => Role::Member,
+            MemberRole::Learner => Role::Observer,
+            MemberRole::Witness => Role::Witness,
+        }
+        .into(),
+    };
+    membership.members.iter().map(to_config).collect()
+}
+
+/// A group's state as the API shows it.
+pub fn group_status(status: &GroupStatus) -> admin::GroupStatus {
+    use admin::group_status::Role as Shown;
+    let role = match (status.member_role, status.role) {
+        (Some(MemberRole::Learner), _) => Shown::Learner,
+        (Some(MemberRole::Witness), _) => Shown::Witness,
+        (_, RoleName::Leader) => Shown::Leader,
+        (_, RoleName::Candidate) => Shown::Candidate,
+        (_, RoleName::PreCandidate) => Shown::PreCandidate,
+        (_, RoleName::Follower) => Shown::Follower,
+    };
+    admin::GroupStatus {
+        group_id: status.group.0,
+        role: role.into(),
+        term: status.term.0,
+        leader_id: status.leader.map_or(0, NodeId::get),
+        commit_index: status.commit.0,
+        applied_index: status.applied.0,
+        first_index: status.first.0,
+        last_index: status.last.0,
+        members: member_configs(&status.membership),
+    }
+}
+
+/// Why a bootstrap was refused, as the API says it.
+pub fn bootstrap_status(error: &BootstrapError) -> Status {
+    let text = error.to_string();
+    match error {
+        BootstrapError::Membership(_) => invalid(text),
+        BootstrapError::NotAMember => {
+            invalid(format!("{text}: send the call to each of the nodes that it lists"))
+        }
+        BootstrapError::Exists(_) => Status::already_exists(text),
+        BootstrapError::DiskFull => {
+            Status::resource_exhausted(format!("{text}: free space, the node resumes by itself"))
+        }
+        _ => Status::unavailable(text),
+    }
+}
+
+fn invalid(text: impl Into<String>) -> Status {
+    Status::invalid_argument(text)
+}

@@ -1,0 +1,180 @@
+//! Watch: present state first, then what happens, in order, to any number of watchers.
+//!
+//! Invariants: a watcher sees each event once, none twice and none before the state it changes,
+//! since subscribing and publishing hold one lock; a watcher that cannot keep up loses its place
+//! in a bounded ring and is told how much it lost; it slows nobody.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use multiraft_engine::events::{EventSink, GroupEvent};
+use multiraft_engine::host::ConnectionSink;
+use multiraft_engine::traits::{ConnectionState, PeerAddress};
+use multiraft_engine::types::{GroupId, NodeId, Term};
+use multiraft_proto::node::event::Event as Kind;
+use multiraft_proto::node::{
+    ConnectionEstablishedEvent, ConnectionFailedEvent, ConnectionInfo, Event, LeaderUpdatedEvent,
+    MemberReadyEvent, MembershipChangedEvent,
+};
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+
+/// Events that a watcher may lag behind before it is cut off.
+pub const RING_EVENTS: usize = 16 << 10;
+
+/// See the module's documentation.
+pub struct EventHub {
+    node: NodeId,
+    present: Mutex<Present>,
+    sender: broadcast::Sender<Event>,
+}
+
+/// What a new watcher is told first; each event as it was sent when it happened.
+#[derive(Default)]
+struct Present {
+    groups: BTreeMap<GroupId, PresentGroup>,
+    connections: BTreeMap<NodeId, (PeerAddress, Event)>,
+}
+
+#[derive(Default)]
+struct PresentGroup {
+    members: Vec<Event>,
+    leader: Option<(Term, Option<NodeId>, Event)>,
+}
+
+impl EventHub {
+    /// A hub without watchers, of the node with this id.
+    pub fn new(node: NodeId) -> Self {
+        Self { node, present: Mutex::default(), sender: broadcast::channel(RING_EVENTS).0 }
+    }
+
+    /// The present state, and all that happens from then on.
+    pub fn subscribe(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        let present = self.present.lock();
+        let groups = present.groups.values().flat_map(|group| {
+            group.members.iter().chain(group.leader.iter().map(|leader| &leader.2))
+        });
+        let connections = present.connections.values().map(|connection| &connection.1);
+        (groups.chain(connections).cloned().collect(), self.sender.subscribe())
+    }
+
+    /// The peers that this node's connections reach now.
+    pub fn connected(&self) -> Vec<NodeId> {
+        self.present.lock().connections.keys().copied().collect()
+    }
+
+    fn publish(&self, event: Event) {
+        if self.sender.send(event).is_err() {
+            tracing::trace!("nobody watches");
+        }
+    }
+}
+
+impl EventSink for EventHub {
+    fn on_events(&self, events: Vec<GroupEvent>) {
+        let now = SystemTime::now();
+        let mut present = self.present.lock();
+        for event in events {
+            match event {
+                GroupEvent::MemberReady { group, membership } => {
+                    let ready = MemberReadyEvent {
+                        group_id: group.0,
+                        node_id: u64::from(self.node.get()),
+                    };
+                    let changed = membership.members.keys().map(|node| {
+                        let node_id = u64::from(node.get());
+                        Kind::MembershipChanged(MembershipChangedEvent {
+                            group_id: group.0,
+                            node_id,
+                        })
+                    });
+                    let kinds = std::iter::once(Kind::MemberReady(ready)).chain(changed);
+                    let members: Vec<Event> = kinds.map(|kind| stamped(now, kind)).collect();
+                    for event in &members {
+                        self.publish(event.clone());
+                    }
+                    present.groups.entry(group).or_default().members = members;
+                }
+                GroupEvent::LeaderUpdated { group, term, leader } => {
+                    let known = &mut present.groups.entry(group).or_default().leader;
+                    if known.as_ref().is_some_and(|k| (k.0, k.1) == (term, leader)) {
+                        continue;
+                    }
+                    let updated = LeaderUpdatedEvent {
+                        group_id: group.0,
+                        term: term.0,
+                        leader: leader.map_or(0, |node| u64::from(node.get())),
+                    };
+                    let event = stamped(now, Kind::LeaderUpdated(updated));
+                    *known = Some((term, leader, event.clone()));
+                    self.publish(event);
+                }
+            }
+        }
+    }
+}
+
+impl ConnectionSink for EventHub {
+    fn on_connection(&self, node: NodeId, address: &PeerAddress, state: ConnectionState) {
+        let info = Some(ConnectionInfo { address: address.to_string(), snapshot: false });
+        let now = SystemTime::now();
+        let mut present = self.present.lock();
+        let event = match state {
+            ConnectionState::Established => {
+                let kind = Kind::ConnectionEstablished(ConnectionEstablishedEvent { info });
+                let event = stamped(now, kind);
+                present.connections.insert(node, (address.clone(), event.clone()));
+                event
+            }
+            ConnectionState::Failed => {
+                present.connections.remove(&node);
+                stamped(now, Kind::ConnectionFailed(ConnectionFailedEvent { info }))
+            }
+        };
+        self.publish(event);
+    }
+}
+
+fn stamped(at: SystemTime, kind: Kind) -> Event {
+    Event { timestamp: Some(at.into()), event: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u32) -> NodeId {
+        NodeId::new(id).expect("not 0")
+    }
+
+    fn leader(term: u64, leader: u32) -> GroupEvent {
+        GroupEvent::LeaderUpdated { group: GroupId(7), term: Term(term), leader: NodeId::new(leader) }
+    }
+
+    #[test]
+    fn a_new_watcher_sees_the_present_and_then_each_change_once() {
+        let hub = EventHub::new(node(1));
+        hub.on_events(vec![leader(1, 0), leader(1, 2)]);
+        let address = PeerAddress { host: "h".into(), port: 9 };
+        hub.on_connection(node(2), &address, ConnectionState::Established);
+        let (present, mut live) = hub.subscribe();
+        assert_eq!(present.len(), 2, "the last leader and the connection");
+        hub.on_events(vec![leader(1, 2), leader(2, 3)]);
+        let Some(Kind::LeaderUpdated(event)) = live.try_recv().expect("one event").event else {
+            panic!("not a leader event")
+        };
+        assert_eq!((event.group_id, event.term, event.leader), (7, 2, 3));
+        assert!(live.try_recv().is_err(), "the repeated leader is no news");
+    }
+
+    #[test]
+    fn a_watcher_behind_the_ring_learns_how_much_it_lost() {
+        let hub = EventHub::new(node(1));
+        let (_, mut live) = hub.subscribe();
+        for term in 0..RING_EVENTS as u64 + 5 {
+            hub.on_events(vec![leader(term, 1)]);
+        }
+        let lost = live.try_recv().expect_err("it lags");
+        assert_eq!(lost, broadcast::error::TryRecvError::Lagged(5));
+    }
+}
