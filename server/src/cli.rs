@@ -59,6 +59,16 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Runs a whole cluster in this process, to try things out.
     Dev(Box<DevArgs>),
+    /// The verbs that talk to a running node.
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Looks into the log of a stopped node.
+    Log(LogArgs),
+}
+
+/// The verbs that talk to a running node.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
     /// Starts a new group on its member nodes.
     Bootstrap(MembersArgs),
     /// Makes a node a member of a running group.
@@ -77,28 +87,24 @@ pub enum Command {
     Del(DelArgs),
     /// Lists keys and their values.
     Range(RangeArgs),
-    /// Looks into the log of a stopped node.
-    Log(LogArgs),
 }
 
-/// Does what a client verb asks for; `serve`, `dev` and `log` are not client verbs and given back.
+/// Does what a client verb asks for.
 ///
 /// # Errors
 /// What failed, ready to be reported.
-pub async fn run_client(command: Command) -> Result<Option<Command>, Failure> {
+pub async fn run_client(command: ClientCommand) -> Result<(), Failure> {
     match command {
-        Command::Bootstrap(args) => group_verbs::bootstrap(args).await?,
-        Command::Join(args) => group_verbs::join(args).await?,
-        Command::Leave(args) => group_verbs::leave(args).await?,
-        Command::Watch(args) => group_verbs::watch(args).await?,
-        Command::Status(args) => group_verbs::status(args).await?,
-        Command::Put(args) => key_verbs::put(args).await?,
-        Command::Get(args) => key_verbs::get(args).await?,
-        Command::Del(args) => key_verbs::del(args).await?,
-        Command::Range(args) => key_verbs::range(args).await?,
-        Command::Serve(_) | Command::Dev(_) | Command::Log(_) => return Ok(Some(command)),
+        ClientCommand::Bootstrap(args) => group_verbs::bootstrap(args).await,
+        ClientCommand::Join(args) => group_verbs::join(args).await,
+        ClientCommand::Leave(args) => group_verbs::leave(args).await,
+        ClientCommand::Watch(args) => group_verbs::watch(args).await,
+        ClientCommand::Status(args) => group_verbs::status(args).await,
+        ClientCommand::Put(args) => key_verbs::put(args).await,
+        ClientCommand::Get(args) => key_verbs::get(args).await,
+        ClientCommand::Del(args) => key_verbs::del(args).await,
+        ClientCommand::Range(args) => key_verbs::range(args).await,
     }
-    Ok(None)
 }
 
 #[cfg(test)]

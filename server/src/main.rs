@@ -24,17 +24,17 @@ fn run(command: Command) -> Result<(), Failure> {
         .build();
     let runtime = runtime.map_err(|source| Failure::node("start the async runtime", source))?;
     runtime.block_on(async {
-        match run_client(command).await? {
-            Some(Command::Serve(args)) => {
+        match command {
+            Command::Serve(args) => {
                 start_logging(&args.logging)?;
                 serve::run(*args).await
             }
-            Some(Command::Dev(args)) => {
+            Command::Dev(args) => {
                 start_logging(&args.logging)?;
                 dev::run(*args).await
             }
-            Some(Command::Log(args)) => log_tool::run(args),
-            Some(_) | None => Ok(()),
+            Command::Client(command) => run_client(command).await,
+            Command::Log(args) => log_tool::run(args),
         }
     })
 }

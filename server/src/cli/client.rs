@@ -8,7 +8,7 @@ use multiraft_proto::etcdserverpb::kv_client::KvClient;
 use multiraft_proto::node::node_client::NodeClient;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::{ConnectionArgs, Failure};
 
@@ -96,8 +96,9 @@ impl Client {
     ) -> Result<T, Failure> {
         match tokio::time::timeout(self.timeout, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(self.failure(what, status)),
-            Err(_) => {
+            // Nobody but tonic's own timer cancels; it runs in parallel to ours.
+            Ok(Err(status)) if status.code() != Code::Cancelled => Err(self.failure(what, status)),
+            Ok(Err(_)) | Err(_) => {
                 let (endpoint, timeout) = (self.endpoint.clone(), self.timeout);
                 Err(Failure::Timeout {
                     what,

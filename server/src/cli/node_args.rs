@@ -63,7 +63,7 @@ pub struct ServeArgs {
 #[derive(Debug, Clone, Args)]
 pub struct LoggingArgs {
     /// The least important messages to log: error, warn, info, debug or trace. Single parts can
-    /// have a level of their own, as in "info,multiraft_engine=debug".
+    /// have a level of their own, as in `info,multiraft_engine=debug`.
     #[arg(
         long,
         env = "MULTIRAFT_LOG_LEVEL",

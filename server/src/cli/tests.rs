@@ -10,6 +10,13 @@ fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(line.split_whitespace())
 }
 
+fn parse_client(line: &str) -> ClientCommand {
+    match parse(line).unwrap().command {
+        Command::Client(command) => command,
+        other => panic!("no client verb: {other:?}"),
+    }
+}
+
 #[test]
 fn the_command_line_is_consistent() {
     Cli::command().debug_assert();
@@ -40,7 +47,7 @@ fn every_verb_and_flag_is_explained_in_sentences() {
 fn members_are_read_with_and_without_a_role() {
     let line = "multiraft bootstrap --group 1 --member 1=127.0.0.1:5000 \
         --member 2=[::1]:5001:witness --member 3=h:65535:observer";
-    let Command::Bootstrap(args) = parse(line).unwrap().command else {
+    let ClientCommand::Bootstrap(args) = parse_client(line) else {
         panic!("not bootstrap")
     };
     let member = |node_id, host: &str, port, role: Role| MemberConfig {
@@ -102,7 +109,7 @@ fn wrong_values_are_refused_with_code_2() {
 #[test]
 fn endpoints_and_timeout_are_read() {
     let line = "multiraft status --endpoint a:1,b:2 --timeout 250ms --group 3 --json";
-    let Command::Status(args) = parse(line).unwrap().command else {
+    let ClientCommand::Status(args) = parse_client(line) else {
         panic!("not status")
     };
     assert_eq!(args.connection.endpoint, ["a:1", "b:2"]);
@@ -131,7 +138,7 @@ async fn a_node_that_is_not_there_is_said_with_what_to_do() {
         .unwrap()
         .port();
     let line = format!("multiraft get a --endpoint 127.0.0.1:{port}");
-    let failure = run_client(parse(&line).unwrap().command).await.unwrap_err();
+    let failure = run_client(parse_client(&line)).await.unwrap_err();
     assert!(
         failure
             .to_string()

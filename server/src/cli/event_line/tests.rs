@@ -20,11 +20,11 @@ fn event(kind: Kind) -> Event {
     }
 }
 
-fn info(snapshot: bool) -> Option<ConnectionInfo> {
-    Some(ConnectionInfo {
+fn info(snapshot: bool) -> ConnectionInfo {
+    ConnectionInfo {
         address: "[::1]:5001".to_owned(),
         snapshot,
-    })
+    }
 }
 
 #[test]
@@ -100,11 +100,15 @@ fn each_kind_has_a_line() {
             "LogDBCompacted         group 1  index 1000",
         ),
         (
-            Kind::ConnectionEstablished(ConnectionEstablishedEvent { info: info(false) }),
+            Kind::ConnectionEstablished(ConnectionEstablishedEvent {
+                info: Some(info(false)),
+            }),
             "ConnectionEstablished  peer [::1]:5001  carries raft",
         ),
         (
-            Kind::ConnectionFailed(ConnectionFailedEvent { info: info(true) }),
+            Kind::ConnectionFailed(ConnectionFailedEvent {
+                info: Some(info(true)),
+            }),
             "ConnectionFailed       peer [::1]:5001  carries snapshots",
         ),
     ] {
