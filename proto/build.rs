@@ -21,11 +21,13 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names(); // how a generated type finds its descriptor, for proto3 JSON
     tonic_prost_build::configure()
         // Keys and values are shared by log, network and store: no copies.
         .bytes(".etcdserverpb")
         .bytes(".mvccpb")
         .include_file("all.rs")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

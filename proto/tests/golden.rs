@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use multiraft_proto::{descriptor_pool, node};
-use prost::Message;
+use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 use serde::Deserialize;
 
@@ -66,7 +66,8 @@ fn json_encodes_to_the_bytes() {
 }
 
 /// Both ways with the generated type: from the JSON to the bytes, and from the bytes to the bytes.
-fn check<M: Message + Default + PartialEq + std::fmt::Debug>(vector: &Vector) {
+fn check<M: Message + Name + Default + PartialEq + std::fmt::Debug>(vector: &Vector) {
+    assert_eq!(M::full_name(), vector.message);
     let bytes = bytes_of(&vector.hex);
     let decoded = M::decode(bytes.as_slice()).unwrap();
     assert_eq!(

@@ -1,0 +1,132 @@
+//! The verbs about groups: bootstrap, join, leave, watch, status.
+
+use multiraft_proto::admin::{StatusRequest, StatusResponse};
+use multiraft_proto::node::{
+    BootstrapRequest, GroupConfig, JoinRequest, LeaveRequest, WatchRequest,
+};
+use tonic::Request;
+
+use super::client::Client;
+use super::{
+    Failure, LeaveArgs, MembersArgs, StatusArgs, WatchArgs, coloured_line, group_table, json_line,
+    node_table, print_line,
+};
+
+fn group_config(args: &MembersArgs) -> GroupConfig {
+    GroupConfig {
+        group_id: args.group,
+        members: args.members.clone(),
+    }
+}
+
+/// Prints the JSON of the answer, or the text.
+fn print_answer<M: prost::Message + prost::Name>(
+    what: &'static str,
+    json: bool,
+    answer: &M,
+    text: &str,
+) -> Result<(), Failure> {
+    if json {
+        print_line(&json_line(what, answer)?)
+    } else {
+        print_line(text)
+    }
+}
+
+/// Sends the same call to every endpoint. Repeating it after a failure is safe.
+pub(super) async fn bootstrap(args: MembersArgs) -> Result<(), Failure> {
+    for endpoint in &args.connection.endpoint {
+        let client = Client::connect(endpoint, args.connection.timeout).await?;
+        let mut node = client.node();
+        let request = client.request(BootstrapRequest {
+            group: Some(group_config(&args)),
+        });
+        let answer = client.answer("bootstrap", node.bootstrap(request)).await?;
+        let text = format!("group {} runs at {endpoint}", args.group);
+        print_answer("bootstrap", args.connection.json, &answer, &text)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn join(args: MembersArgs) -> Result<(), Failure> {
+    let client = Client::connect_any(&args.connection).await?;
+    let mut node = client.node();
+    let request = client.request(JoinRequest {
+        group: Some(group_config(&args)),
+    });
+    let answer = client.answer("join", node.join(request)).await?;
+    let text = format!("joined group {}", args.group);
+    print_answer("join", args.connection.json, &answer, &text)
+}
+
+pub(super) async fn leave(args: LeaveArgs) -> Result<(), Failure> {
+    let client = Client::connect_any(&args.connection).await?;
+    let mut node = client.node();
+    let request = client.request(LeaveRequest {
+        group_id: args.group,
+    });
+    let answer = client.answer("leave", node.leave(request)).await?;
+    let text = format!("left group {}", args.group);
+    print_answer("leave", args.connection.json, &answer, &text)
+}
+
+/// Prints events until the node ends the stream; the timeout is only for its beginning.
+pub(super) async fn watch(args: WatchArgs) -> Result<(), Failure> {
+    let client = Client::connect_any(&args.connection).await?;
+    let mut node = client.node();
+    let mut events = client
+        .answer("watch", node.watch(Request::new(WatchRequest {})))
+        .await?;
+    while let Some(event) = events
+        .message()
+        .await
+        .map_err(|status| client.failure("watch", status))?
+    {
+        if args.connection.json {
+            print_line(&json_line("watch", &event)?)?;
+        } else {
+            print_line(&coloured_line(&event, None))?;
+        }
+    }
+    Ok(())
+}
+
+/// Asks every endpoint, and shows what answered even if some did not.
+pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
+    let mut answers = Vec::new();
+    let mut failed: Option<Failure> = None;
+    for endpoint in &args.connection.endpoint {
+        match status_of(endpoint, &args).await {
+            Ok(answer) => answers.push(answer),
+            Err(failure) => {
+                if let Some(earlier) = failed.replace(failure) {
+                    earlier.report();
+                }
+            }
+        }
+    }
+    print_status(&answers, args.connection.json)?;
+    failed.map_or(Ok(()), Err)
+}
+
+async fn status_of(endpoint: &str, args: &StatusArgs) -> Result<StatusResponse, Failure> {
+    let client = Client::connect(endpoint, args.connection.timeout).await?;
+    let mut admin = client.admin();
+    let request = client.request(StatusRequest {
+        group_ids: args.groups.clone(),
+    });
+    client.answer("status", admin.status(request)).await
+}
+
+fn print_status(answers: &[StatusResponse], json: bool) -> Result<(), Failure> {
+    if json {
+        return answers
+            .iter()
+            .try_for_each(|a| print_line(&json_line("status", a)?));
+    }
+    if answers.is_empty() {
+        return Ok(());
+    }
+    print_line(&node_table(answers))?;
+    print_line(&group_table(answers))
+}

@@ -1,0 +1,158 @@
+//! The arguments of the verbs that run nodes or look into their files.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::config::{API_PORT, CLUSTER_ID, DEFAULT_GROUP, HOST, RAFT_PORT};
+
+/// In `dev`, a node's Raft port is this much above its API port.
+pub const RAFT_PORT_OFFSET: u16 = 100;
+
+/// The arguments of `multiraft serve`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Each setting is taken from the first place that has it: flag, environment \
+    variable, configuration file, default.\n\n\
+    Examples:\n  \
+    multiraft serve --node 1\n  \
+    multiraft serve --node 2 --api-host 0.0.0.0 --raft-host 0.0.0.0 --data-dir /var/lib/multiraft\n  \
+    multiraft serve --node 3 --config multiraft.json"
+)]
+pub struct ServeArgs {
+    /// This node's id, from 1. No two nodes of a cluster share one.
+    #[arg(long, env = "MULTIRAFT_NODE", value_name = "ID")]
+    pub node: u32,
+    /// A configuration file: the message `MultiRaftConfig` as JSON, or as TOML if its name ends in
+    /// .toml. Its fields are heartbeatPeriod, electionTimeout, snapshotEntryThreshold,
+    /// compactionRetainEntries and dataDir.
+    #[arg(long, env = "MULTIRAFT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The address that the API listens on. The default lets only this machine in, because the API
+    /// asks nobody who they are. Use 0.0.0.0 on a network that you trust.
+    #[arg(long, env = "MULTIRAFT_API_HOST", value_name = "HOST", default_value = HOST)]
+    pub api_host: String,
+    /// The port that the API listens on.
+    #[arg(long, env = "MULTIRAFT_API_PORT", value_name = "PORT", default_value_t = API_PORT)]
+    pub api_port: u16,
+    /// The address that peers connect to for Raft. The default lets only this machine in. Use
+    /// 0.0.0.0 on a network that you trust.
+    #[arg(long, env = "MULTIRAFT_RAFT_HOST", value_name = "HOST", default_value = HOST)]
+    pub raft_host: String,
+    /// The port that peers connect to for Raft.
+    #[arg(long, env = "MULTIRAFT_RAFT_PORT", value_name = "PORT", default_value_t = RAFT_PORT)]
+    pub raft_port: u16,
+    /// The directory of all that the node stores. The default is data/node-ID.
+    #[arg(long, env = "MULTIRAFT_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The cluster's id. Nodes of different clusters refuse each other.
+    #[arg(long, env = "MULTIRAFT_CLUSTER_ID", value_name = "ID", default_value_t = CLUSTER_ID)]
+    pub cluster_id: u64,
+    /// Serve metrics over HTTP on this port. Without it there is no such page.
+    #[arg(long, env = "MULTIRAFT_METRICS_PORT", value_name = "PORT")]
+    pub metrics_port: Option<u16>,
+    /// The group of a key-value request that names none.
+    #[arg(long, env = "MULTIRAFT_DEFAULT_GROUP", value_name = "GROUP", default_value_t = DEFAULT_GROUP)]
+    pub default_group: u32,
+    /// What is logged.
+    #[command(flatten)]
+    pub logging: LoggingArgs,
+}
+
+/// What a node logs, and how. Logs go to standard error.
+#[derive(Debug, Clone, Args)]
+pub struct LoggingArgs {
+    /// The least important messages to log: error, warn, info, debug or trace. Single parts can
+    /// have a level of their own, as in `info,multiraft_engine=debug`.
+    #[arg(
+        long,
+        env = "MULTIRAFT_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: String,
+    /// How to write log messages.
+    #[arg(
+        long,
+        env = "MULTIRAFT_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// How log messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A readable line for each message.
+    Text,
+    /// A JSON object for each message.
+    Json,
+}
+
+/// The arguments of `multiraft dev`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Ports, all on 127.0.0.1: node i serves its API on BASE + i and Raft on \
+    BASE + 100 + i; with the default, node 1 has API 7401 and Raft 7501.\n\n\
+    Examples:\n  \
+    multiraft dev\n  \
+    multiraft dev --nodes 5 --groups 1000 --fresh\n  \
+    multiraft put --endpoint 127.0.0.1:7401 greeting hello"
+)]
+pub struct DevArgs {
+    /// The number of nodes.
+    #[arg(long, env = "MULTIRAFT_NODES", default_value_t = 3,
+        value_parser = clap::value_parser!(u16).range(1..i64::from(RAFT_PORT_OFFSET)))]
+    pub nodes: u16,
+    /// The number of groups, each with a replica on every node.
+    #[arg(long, env = "MULTIRAFT_GROUPS", default_value_t = 16)]
+    pub groups: u32,
+    /// The directory of all that the nodes store, one directory in it for each node.
+    #[arg(
+        long,
+        env = "MULTIRAFT_DATA_DIR",
+        value_name = "DIR",
+        default_value = "multiraft-data"
+    )]
+    pub data_dir: PathBuf,
+    /// The port below the first: node i serves its API on BASE + i and Raft on BASE + 100 + i.
+    #[arg(long, env = "MULTIRAFT_BASE_PORT", value_name = "BASE", default_value_t = 7400,
+        value_parser = clap::value_parser!(u16).range(1..=65_336))]
+    pub base_port: u16,
+    /// Delete what an earlier run left in the data directory, and start anew.
+    #[arg(long)]
+    pub fresh: bool,
+    /// What is logged.
+    #[command(flatten)]
+    pub logging: LoggingArgs,
+}
+
+/// The arguments of `multiraft log`.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// What to do with the log.
+    #[command(subcommand)]
+    pub command: LogCommand,
+}
+
+/// What can be done with the log of a stopped node.
+#[derive(Debug, Clone, Subcommand)]
+pub enum LogCommand {
+    /// Lists the segments of a log and the groups in it.
+    #[command(after_help = "Example:\n  multiraft log inspect data/node-1")]
+    Inspect(LogDirArgs),
+    /// Checks every checksum of a log. The exit code is 1 if anything is damaged.
+    #[command(after_help = "Example:\n  multiraft log verify data/node-1")]
+    Verify(LogDirArgs),
+}
+
+/// The log to look into.
+#[derive(Debug, Clone, Args)]
+pub struct LogDirArgs {
+    /// The data directory of a node that is not running.
+    pub dir: PathBuf,
+    /// Print JSON, one object on each line.
+    #[arg(long)]
+    pub json: bool,
+}
