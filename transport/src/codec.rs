@@ -1,0 +1,301 @@
+//! Messages to bytes and back. Little endian; the only file that knows a message's bytes.
+//!
+//! Sender and receiver are not written: they are the ends of the connection. Blocks are written
+//! elsewhere in the frame, here only their count and lengths.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use multiraft_engine::block::Block;
+use multiraft_engine::raft::message::{AppendResponse, Message, VoteRequest};
+use multiraft_engine::types::{GroupId, Index, Term};
+
+use crate::error::Error;
+
+const PRE_VOTE: u8 = 1;
+const PRE_VOTE_RESPONSE: u8 = 2;
+const REQUEST_VOTE: u8 = 3;
+const REQUEST_VOTE_RESPONSE: u8 = 4;
+const APPEND: u8 = 5;
+const APPEND_ACCEPTED: u8 = 6;
+const APPEND_REJECTED: u8 = 7;
+const HEARTBEAT: u8 = 8;
+const HEARTBEAT_RESPONSE: u8 = 9;
+const TIMEOUT_NOW: u8 = 10;
+const PROPOSE: u8 = 11;
+const PROPOSE_RESPONSE: u8 = 12;
+const READ_INDEX: u8 = 13;
+const READ_INDEX_RESPONSE: u8 = 14;
+
+/// A message without its ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Its group.
+    pub group: GroupId,
+    /// Its sender's term.
+    pub term: Term,
+    /// What it says.
+    pub message: Message,
+}
+
+/// Writes a message to `meta`, and its blocks to `blocks`.
+pub fn encode(item: &Item, meta: &mut BytesMut, blocks: &mut Vec<Bytes>) {
+    meta.put_u32_le(item.group.0);
+    meta.put_u64_le(item.term.0);
+    match &item.message {
+        Message::PreVote(request) => put_vote(meta, PRE_VOTE, *request),
+        Message::RequestVote(request) => put_vote(meta, REQUEST_VOTE, *request),
+        Message::PreVoteResponse { granted } => put_flag(meta, PRE_VOTE_RESPONSE, *granted),
+        Message::RequestVoteResponse { granted } => put_flag(meta, REQUEST_VOTE_RESPONSE, *granted),
+        Message::AppendEntries {
+            prev_index,
+            prev_term,
+            commit,
+            blocks: sent,
+        } => {
+            meta.put_u8(APPEND);
+            put_numbers(meta, &[prev_index.0, prev_term.0, commit.0]);
+            meta.put_u32_le(length(sent.len()));
+            for block in sent {
+                meta.put_u32_le(length(block.bytes().len()));
+                blocks.push(block.bytes().clone());
+            }
+        }
+        Message::AppendEntriesResponse(AppendResponse::Accepted { last }) => {
+            meta.put_u8(APPEND_ACCEPTED);
+            put_numbers(meta, &[last.0]);
+        }
+        Message::AppendEntriesResponse(AppendResponse::Rejected {
+            prev,
+            hint_index,
+            hint_term,
+            last,
+        }) => {
+            meta.put_u8(APPEND_REJECTED);
+            put_numbers(meta, &[prev.0, hint_index.0, hint_term.0, last.0]);
+        }
+        Message::Heartbeat { commit, read_round } => {
+            meta.put_u8(HEARTBEAT);
+            put_numbers(meta, &[commit.0, *read_round]);
+        }
+        Message::HeartbeatResponse { read_round } => {
+            meta.put_u8(HEARTBEAT_RESPONSE);
+            put_numbers(meta, &[*read_round]);
+        }
+        Message::TimeoutNow => meta.put_u8(TIMEOUT_NOW),
+        Message::Propose {
+            first_request,
+            payloads,
+        } => {
+            meta.put_u8(PROPOSE);
+            put_numbers(meta, &[*first_request]);
+            meta.put_u32_le(length(payloads.len()));
+            for payload in payloads {
+                meta.put_u32_le(length(payload.len()));
+                meta.put_slice(payload);
+            }
+        }
+        Message::ProposeResponse {
+            first_request,
+            count,
+            index,
+        } => {
+            meta.put_u8(PROPOSE_RESPONSE);
+            put_numbers(meta, &[*first_request, u64::from(*count)]);
+            put_numbers(meta, &[index.unwrap_or_default().0]);
+        }
+        Message::ReadIndex { request } => {
+            meta.put_u8(READ_INDEX);
+            put_numbers(meta, &[*request]);
+        }
+        Message::ReadIndexResponse { request, index } => {
+            meta.put_u8(READ_INDEX_RESPONSE);
+            meta.put_u8(u8::from(index.is_some()));
+            put_numbers(meta, &[*request, index.unwrap_or_default().0]);
+        }
+    }
+}
+
+/// Reads one message; its blocks come off the front of `blocks`.
+pub fn decode(meta: &mut Bytes, blocks: &mut Bytes) -> Result<Item, Error> {
+    let group = GroupId(u32(meta)?);
+    let term = Term(u64(meta)?);
+    let message = match u8(meta)? {
+        PRE_VOTE => Message::PreVote(vote(meta)?),
+        REQUEST_VOTE => Message::RequestVote(vote(meta)?),
+        PRE_VOTE_RESPONSE => Message::PreVoteResponse {
+            granted: flag(meta)?,
+        },
+        REQUEST_VOTE_RESPONSE => Message::RequestVoteResponse {
+            granted: flag(meta)?,
+        },
+        APPEND => Message::AppendEntries {
+            prev_index: Index(u64(meta)?),
+            prev_term: Term(u64(meta)?),
+            commit: Index(u64(meta)?),
+            blocks: take_blocks(meta, blocks)?,
+        },
+        APPEND_ACCEPTED => {
+            let last = Index(u64(meta)?);
+            Message::AppendEntriesResponse(AppendResponse::Accepted { last })
+        }
+        APPEND_REJECTED => Message::AppendEntriesResponse(AppendResponse::Rejected {
+            prev: Index(u64(meta)?),
+            hint_index: Index(u64(meta)?),
+            hint_term: Term(u64(meta)?),
+            last: Index(u64(meta)?),
+        }),
+        HEARTBEAT => Message::Heartbeat {
+            commit: Index(u64(meta)?),
+            read_round: u64(meta)?,
+        },
+        HEARTBEAT_RESPONSE => Message::HeartbeatResponse {
+            read_round: u64(meta)?,
+        },
+        TIMEOUT_NOW => Message::TimeoutNow,
+        PROPOSE => {
+            let first_request = u64(meta)?;
+            Message::Propose {
+                first_request,
+                payloads: take_payloads(meta)?,
+            }
+        }
+        PROPOSE_RESPONSE => {
+            let first_request = u64(meta)?;
+            let count = u32::try_from(u64(meta)?).map_err(|_| Error::Malformed("count"))?;
+            let index = Some(Index(u64(meta)?)).filter(|&index| index != Index::ZERO);
+            Message::ProposeResponse {
+                first_request,
+                count,
+                index,
+            }
+        }
+        READ_INDEX => Message::ReadIndex {
+            request: u64(meta)?,
+        },
+        READ_INDEX_RESPONSE => {
+            let confirmed = flag(meta)?;
+            let request = u64(meta)?;
+            let index = Index(u64(meta)?);
+            Message::ReadIndexResponse {
+                request,
+                index: confirmed.then_some(index),
+            }
+        }
+        _ => return Err(Error::Malformed("unknown kind of message")),
+    };
+    Ok(Item {
+        group,
+        term,
+        message,
+    })
+}
+
+/// About how many bytes a message takes, blocks included: what queues count.
+pub fn weight(message: &Message) -> usize {
+    64 + match message {
+        Message::AppendEntries { blocks, .. } => {
+            blocks.iter().map(|block| block.bytes().len() + 4).sum()
+        }
+        Message::Propose { payloads, .. } => payloads.iter().map(|p| p.len() + 4).sum(),
+        Message::PreVote(_)
+        | Message::PreVoteResponse { .. }
+        | Message::RequestVote(_)
+        | Message::RequestVoteResponse { .. }
+        | Message::AppendEntriesResponse(_)
+        | Message::Heartbeat { .. }
+        | Message::HeartbeatResponse { .. }
+        | Message::TimeoutNow
+        | Message::ProposeResponse { .. }
+        | Message::ReadIndex { .. }
+        | Message::ReadIndexResponse { .. } => 0usize,
+    }
+}
+
+fn put_vote(meta: &mut BytesMut, kind: u8, request: VoteRequest) {
+    put_flag(meta, kind, request.transfer);
+    put_numbers(meta, &[request.last_index.0, request.last_term.0]);
+}
+
+fn put_flag(meta: &mut BytesMut, kind: u8, flag: bool) {
+    meta.put_u8(kind);
+    meta.put_u8(u8::from(flag));
+}
+
+fn put_numbers(meta: &mut BytesMut, numbers: &[u64]) {
+    for &number in numbers {
+        meta.put_u64_le(number);
+    }
+}
+
+fn length(length: usize) -> u32 {
+    u32::try_from(length).expect("blocks, payloads and frames are far below 4 GiB")
+}
+
+fn vote(meta: &mut Bytes) -> Result<VoteRequest, Error> {
+    let transfer = flag(meta)?;
+    Ok(VoteRequest {
+        last_index: Index(u64(meta)?),
+        last_term: Term(u64(meta)?),
+        transfer,
+    })
+}
+
+fn take_blocks(meta: &mut Bytes, blocks: &mut Bytes) -> Result<Vec<Block>, Error> {
+    let count = counted(meta, 4)?;
+    let mut taken = Vec::with_capacity(count);
+    for _ in 0..count {
+        let length = u32(meta)? as usize;
+        if length > blocks.len() {
+            return Err(Error::Malformed("a block is longer than the frame"));
+        }
+        let block = Block::decode(blocks.split_to(length))?;
+        if block.bytes().len() != length {
+            return Err(Error::Malformed("bytes after a block"));
+        }
+        taken.push(block);
+    }
+    Ok(taken)
+}
+
+fn take_payloads(meta: &mut Bytes) -> Result<Vec<Bytes>, Error> {
+    let count = counted(meta, 4)?;
+    let mut payloads = Vec::with_capacity(count);
+    for _ in 0..count {
+        let length = u32(meta)? as usize;
+        if length > meta.len() {
+            return Err(Error::Malformed("a payload is longer than the frame"));
+        }
+        payloads.push(meta.split_to(length));
+    }
+    Ok(payloads)
+}
+
+/// A count of things of at least `each` bytes: no more than could follow.
+pub(crate) fn counted(meta: &mut Bytes, each: usize) -> Result<usize, Error> {
+    let count = u32(meta)? as usize;
+    if count > meta.len() / each {
+        return Err(Error::Malformed("a count beyond the frame"));
+    }
+    Ok(count)
+}
+
+fn flag(meta: &mut Bytes) -> Result<bool, Error> {
+    match u8(meta)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Error::Malformed("a flag that is neither 0 nor 1")),
+    }
+}
+
+fn u8(meta: &mut Bytes) -> Result<u8, Error> {
+    meta.try_get_u8().map_err(|_| Error::Malformed("cut short"))
+}
+
+pub(crate) fn u32(meta: &mut Bytes) -> Result<u32, Error> {
+    meta.try_get_u32_le()
+        .map_err(|_| Error::Malformed("cut short"))
+}
+
+pub(crate) fn u64(meta: &mut Bytes) -> Result<u64, Error> {
+    meta.try_get_u64_le()
+        .map_err(|_| Error::Malformed("cut short"))
+}
