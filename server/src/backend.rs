@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::api::admin::About;
 use crate::config::Config;
-use crate::kv::machine::{ApplyOutcome, KvMachine};
-use crate::kv::service::{Backend, BackendError};
+use crate::events::EventHub;
+use crate::kv::{ApplyOutcome, Backend, BackendError, HeaderInfo, KvMachine};
 
 /// How many election timeouts a request waits for a leader, and for its result.
 const PATIENCE_ELECTIONS: u32 = 5;
@@ -23,6 +23,7 @@ const RETRY: Duration = Duration::from_millis(20);
 /// See the module's documentation.
 pub struct HostBackend {
     host: Arc<Host<KvMachine>>,
+    events: Arc<EventHub>,
     about: About,
     default_group: GroupId,
     patience: Duration,
@@ -30,9 +31,20 @@ pub struct HostBackend {
 
 impl HostBackend {
     /// Serves the groups of `host`.
-    pub fn new(host: Arc<Host<KvMachine>>, about: About, config: &Config) -> Self {
+    pub fn new(
+        host: Arc<Host<KvMachine>>,
+        events: Arc<EventHub>,
+        about: About,
+        config: &Config,
+    ) -> Self {
         let patience = PATIENCE_ELECTIONS * config.election_timeout.max(Duration::from_secs(1));
-        Self { host, about, default_group: config.default_group, patience }
+        Self {
+            host,
+            events,
+            about,
+            default_group: config.default_group,
+            patience,
+        }
     }
 }
 
@@ -73,17 +85,27 @@ impl Backend for HostBackend {
         }
     }
 
-    async fn term(&self, group: GroupId) -> Result<u64, BackendError> {
-        let status = self.host.status(&[group]).await;
-        status.first().map(|s| s.term.0).ok_or(BackendError::UnknownGroup(group))
+    fn check_local(&self, group: GroupId) -> Result<(), BackendError> {
+        self.events
+            .term(group)
+            .map(|_| ())
+            .ok_or(BackendError::UnknownGroup(group))
     }
 
-    fn header_info(&self) -> (u64, u64) {
-        (self.about.cluster_id, u64::from(self.about.node.get()))
+    fn header_info(&self) -> HeaderInfo {
+        let member_id = u64::from(self.about.node.get());
+        HeaderInfo {
+            cluster_id: self.about.cluster_id,
+            member_id,
+        }
     }
 
-    fn machine(&self) -> &Arc<KvMachine> {
+    fn machine(&self) -> &KvMachine {
         self.host.machine()
+    }
+
+    fn term(&self, group: GroupId) -> u64 {
+        self.events.term(group).unwrap_or_default().0
     }
 
     fn default_group(&self) -> GroupId {

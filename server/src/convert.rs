@@ -19,37 +19,54 @@ const MAX_HOST_BYTES: usize = 255;
 /// A checked group: its id and members.
 pub fn group(config: Option<GroupConfig>) -> Result<(GroupId, Membership), Status> {
     let Some(config) = config else {
-        return Err(invalid("the request has no group: set `group` with its id and members"));
+        return Err(invalid(
+            "the request has no group: set `group` with its id and members",
+        ));
     };
     let group = group_id(config.group_id)?;
     if config.members.is_empty() {
-        return Err(invalid(format!("group {group} has no members: list every member")));
+        return Err(invalid(format!(
+            "group {group} has no members: list every member"
+        )));
     }
     let mut members = BTreeMap::new();
     for config in config.members {
         let (node, member) = self::member(config)?;
         if members.insert(node, member).is_some() {
-            return Err(invalid(format!("node {node} is listed twice: list each member once")));
+            return Err(invalid(format!(
+                "node {node} is listed twice: list each member once"
+            )));
         }
     }
     let membership = Membership { members };
-    membership.check().map_err(|error| invalid(error.to_string()))?;
+    membership
+        .check()
+        .map_err(|error| invalid(error.to_string()))?;
     Ok((group, membership))
 }
 
 /// A checked group id.
 pub fn group_id(id: u32) -> Result<GroupId, Status> {
     if id == 0 {
-        return Err(invalid("group_id must not be 0: groups are numbered from 1"));
+        return Err(invalid(
+            "group_id must not be 0: groups are numbered from 1",
+        ));
     }
     Ok(GroupId(id))
 }
 
 fn member(config: MemberConfig) -> Result<(NodeId, Member), Status> {
     let role = config.role;
-    let MemberConfig { node_id, host, port, .. } = config;
+    let MemberConfig {
+        node_id,
+        host,
+        port,
+        ..
+    } = config;
     let Some(node) = NodeId::new(node_id) else {
-        return Err(invalid("a member's node_id must not be 0: nodes are numbered from 1"));
+        return Err(invalid(
+            "a member's node_id must not be 0: nodes are numbered from 1",
+        ));
     };
     if host.is_empty() || host.len() > MAX_HOST_BYTES {
         let bytes = host.len();
@@ -57,9 +74,14 @@ fn member(config: MemberConfig) -> Result<(NodeId, Member), Status> {
             "node {node}: the host must have 1 to {MAX_HOST_BYTES} bytes, it has {bytes}"
         )));
     }
-    let port = u16::try_from(port).ok().filter(|&port| port != 0).ok_or_else(|| {
-        invalid(format!("node {node}: port {port} is outside 1..=65535: give its Raft port"))
-    })?;
+    let port = u16::try_from(port)
+        .ok()
+        .filter(|&port| port != 0)
+        .ok_or_else(|| {
+            invalid(format!(
+                "node {node}: port {port} is outside 1..=65535: give its Raft port"
+            ))
+        })?;
     let role = match Role::try_from(role) {
         Ok(Role::Member) => MemberRole::Voter,
         Ok(Role::Observer) => MemberRole::Learner,
@@ -70,7 +92,13 @@ fn member(config: MemberConfig) -> Result<(NodeId, Member), Status> {
             )));
         }
     };
-    Ok((node, Member { role, address: PeerAddress { host, port } }))
+    Ok((
+        node,
+        Member {
+            role,
+            address: PeerAddress { host, port },
+        },
+    ))
 }
 
 /// A group's members as the API shows them.
@@ -118,9 +146,9 @@ pub fn bootstrap_status(error: &BootstrapError) -> Status {
     let text = error.to_string();
     match error {
         BootstrapError::Membership(_) => invalid(text),
-        BootstrapError::NotAMember => {
-            invalid(format!("{text}: send the call to each of the nodes that it lists"))
-        }
+        BootstrapError::NotAMember => invalid(format!(
+            "{text}: send the call to each of the nodes that it lists"
+        )),
         BootstrapError::Exists(_) => Status::already_exists(text),
         BootstrapError::DiskFull => {
             Status::resource_exhausted(format!("{text}: free space, the node resumes by itself"))

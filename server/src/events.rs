@@ -45,22 +45,39 @@ struct PresentGroup {
 impl EventHub {
     /// A hub without watchers, of the node with this id.
     pub fn new(node: NodeId) -> Self {
-        Self { node, present: Mutex::default(), sender: broadcast::channel(RING_EVENTS).0 }
+        Self {
+            node,
+            present: Mutex::default(),
+            sender: broadcast::channel(RING_EVENTS).0,
+        }
     }
 
     /// The present state, and all that happens from then on.
     pub fn subscribe(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let present = self.present.lock();
         let groups = present.groups.values().flat_map(|group| {
-            group.members.iter().chain(group.leader.iter().map(|leader| &leader.2))
+            group
+                .members
+                .iter()
+                .chain(group.leader.iter().map(|leader| &leader.2))
         });
         let connections = present.connections.values().map(|connection| &connection.1);
-        (groups.chain(connections).cloned().collect(), self.sender.subscribe())
+        (
+            groups.chain(connections).cloned().collect(),
+            self.sender.subscribe(),
+        )
     }
 
     /// The peers that this node's connections reach now.
     pub fn connected(&self) -> Vec<NodeId> {
         self.present.lock().connections.keys().copied().collect()
+    }
+
+    /// The newest term seen of a group; `None` if it has no replica here.
+    pub fn term(&self, group: GroupId) -> Option<Term> {
+        let present = self.present.lock();
+        let group = present.groups.get(&group)?;
+        Some(group.leader.as_ref().map_or(Term::ZERO, |leader| leader.0))
     }
 
     fn publish(&self, event: Event) {
@@ -95,7 +112,11 @@ impl EventSink for EventHub {
                     }
                     present.groups.entry(group).or_default().members = members;
                 }
-                GroupEvent::LeaderUpdated { group, term, leader } => {
+                GroupEvent::LeaderUpdated {
+                    group,
+                    term,
+                    leader,
+                } => {
                     let known = &mut present.groups.entry(group).or_default().leader;
                     if known.as_ref().is_some_and(|k| (k.0, k.1) == (term, leader)) {
                         continue;
@@ -116,14 +137,19 @@ impl EventSink for EventHub {
 
 impl ConnectionSink for EventHub {
     fn on_connection(&self, node: NodeId, address: &PeerAddress, state: ConnectionState) {
-        let info = Some(ConnectionInfo { address: address.to_string(), snapshot: false });
+        let info = Some(ConnectionInfo {
+            address: address.to_string(),
+            snapshot: false,
+        });
         let now = SystemTime::now();
         let mut present = self.present.lock();
         let event = match state {
             ConnectionState::Established => {
                 let kind = Kind::ConnectionEstablished(ConnectionEstablishedEvent { info });
                 let event = stamped(now, kind);
-                present.connections.insert(node, (address.clone(), event.clone()));
+                present
+                    .connections
+                    .insert(node, (address.clone(), event.clone()));
                 event
             }
             ConnectionState::Failed => {
@@ -136,7 +162,10 @@ impl ConnectionSink for EventHub {
 }
 
 fn stamped(at: SystemTime, kind: Kind) -> Event {
-    Event { timestamp: Some(at.into()), event: Some(kind) }
+    Event {
+        timestamp: Some(at.into()),
+        event: Some(kind),
+    }
 }
 
 #[cfg(test)]
@@ -148,14 +177,21 @@ mod tests {
     }
 
     fn leader(term: u64, leader: u32) -> GroupEvent {
-        GroupEvent::LeaderUpdated { group: GroupId(7), term: Term(term), leader: NodeId::new(leader) }
+        GroupEvent::LeaderUpdated {
+            group: GroupId(7),
+            term: Term(term),
+            leader: NodeId::new(leader),
+        }
     }
 
     #[test]
     fn a_new_watcher_sees_the_present_and_then_each_change_once() {
         let hub = EventHub::new(node(1));
         hub.on_events(vec![leader(1, 0), leader(1, 2)]);
-        let address = PeerAddress { host: "h".into(), port: 9 };
+        let address = PeerAddress {
+            host: "h".into(),
+            port: 9,
+        };
         hub.on_connection(node(2), &address, ConnectionState::Established);
         let (present, mut live) = hub.subscribe();
         assert_eq!(present.len(), 2, "the last leader and the connection");

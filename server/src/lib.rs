@@ -2,8 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod convert;
 pub mod dev;
+pub mod events;
+pub mod kv;
 pub mod log_tool;
+pub mod metrics_http;
+pub mod node;
 pub mod serve;

@@ -25,8 +25,7 @@ use crate::api::node::NodeService;
 use crate::backend::HostBackend;
 use crate::config::Config;
 use crate::events::EventHub;
-use crate::kv::machine::KvMachine;
-use crate::kv::service::KvService;
+use crate::kv::{AuthorityLayer, KvConfig, KvMachine, KvService};
 use crate::metrics_http;
 
 /// How long open calls may take to end when the node stops; watches never end by themselves.
@@ -48,7 +47,12 @@ pub enum NodeError {
     #[error("{0}; choose another port with --raft-port, or end the process that has it")]
     RaftPort(multiraft_transport::Error),
     #[error("cannot listen on {address} for {what}: {source}; choose another port with {flag}")]
-    Port { address: String, what: &'static str, flag: &'static str, source: std::io::Error },
+    Port {
+        address: String,
+        what: &'static str,
+        flag: &'static str,
+        source: std::io::Error,
+    },
     /// The groups could not be started.
     #[error(transparent)]
     Engine(#[from] multiraft_engine::error::StartError),
@@ -93,7 +97,14 @@ impl Node {
         let (stop, stopped) = oneshot::channel();
         let server = serve(config, &about, &host, &events, api, stopped).await?;
         tracing::info!(node = %about.node, api = about.api_address, raft = about.raft_address, "ready");
-        Ok(Self { about, log, host, stop, server, metrics })
+        Ok(Self {
+            about,
+            log,
+            host,
+            stop,
+            server,
+            metrics,
+        })
     }
 
     /// Who this node is and where it serves.
@@ -122,33 +133,40 @@ impl Node {
             log.close();
             flushed
         });
-        ended.await?.map_err(|error| NodeError::Store(error.to_string()))
+        ended
+            .await?
+            .map_err(|error| NodeError::Store(error.to_string()))
     }
 }
 
 /// The log first: it holds the lock and the identity of the data directory.
 async fn open(config: &Config) -> Result<(Arc<LogDb>, Arc<KvMachine>), NodeError> {
-    let identity = Identity { cluster_id: config.cluster_id, node: config.node };
+    let identity = Identity {
+        cluster_id: config.cluster_id,
+        node: config.node,
+    };
     let data_dir = config.data_dir.clone();
     tokio::task::spawn_blocking(move || {
-        let log = LogDb::open(Options::new(data_dir.join("log"), identity))?;
-        let machine = KvMachine::open(&data_dir.join("kv"));
-        Ok((log, machine.map_err(|error| NodeError::Store(error.to_string()))?))
+        let log = LogDb::open(&Options::new(data_dir.join("log"), identity))?;
+        let machine = KvMachine::open(&data_dir.join("kv"), KvConfig::default());
+        Ok((
+            log,
+            machine.map_err(|error| NodeError::Store(error.to_string()))?,
+        ))
     })
     .await?
 }
 
-async fn bind_transport(
-    config: &Config,
-    incarnation: u64,
-) -> Result<Arc<TcpTransport>, NodeError> {
+async fn bind_transport(config: &Config, incarnation: u64) -> Result<Arc<TcpTransport>, NodeError> {
     let transport = multiraft_transport::Config {
         host: config.raft_host.clone(),
         port: config.raft_port,
         ..multiraft_transport::Config::new(config.cluster_id, config.node, incarnation)
     };
     let runtime = tokio::runtime::Handle::current();
-    TcpTransport::bind(transport, runtime).await.map_err(NodeError::RaftPort)
+    TcpTransport::bind(transport, runtime)
+        .await
+        .map_err(NodeError::RaftPort)
 }
 
 async fn listen(
@@ -157,12 +175,14 @@ async fn listen(
     what: &'static str,
     flag: &'static str,
 ) -> Result<TcpListener, NodeError> {
-    TcpListener::bind((host, port)).await.map_err(|source| NodeError::Port {
-        address: format!("{host}:{port}"),
-        what,
-        flag,
-        source,
-    })
+    TcpListener::bind((host, port))
+        .await
+        .map_err(|source| NodeError::Port {
+            address: format!("{host}:{port}"),
+            what,
+            flag,
+            source,
+        })
 }
 
 fn about(config: &Config, log: &LogDb, api: Option<SocketAddr>, raft: SocketAddr) -> About {
@@ -180,7 +200,10 @@ fn about(config: &Config, log: &LogDb, api: Option<SocketAddr>, raft: SocketAddr
 fn engine_config(config: &Config) -> EngineConfig {
     let mut engine = EngineConfig::new(config.node);
     engine.tick = config.heartbeat_period;
-    let ticks = config.election_timeout.as_nanos().div_ceil(config.heartbeat_period.as_nanos());
+    let ticks = config
+        .election_timeout
+        .as_nanos()
+        .div_ceil(config.heartbeat_period.as_nanos());
     engine.limits.election_ticks = u32::try_from(ticks).unwrap_or(u32::MAX / 4);
     engine
 }
@@ -197,7 +220,10 @@ async fn serve_metrics(
     transport.metrics().register(&mut registry);
     host.metrics().register(&mut registry);
     let listener = listen(&config.api_host, port, "metrics", "--metrics-port").await?;
-    Ok(tokio::spawn(metrics_http::serve(listener, Arc::new(registry))))
+    Ok(tokio::spawn(metrics_http::serve(
+        listener,
+        Arc::new(registry),
+    )))
 }
 
 /// All services on one port.
@@ -209,10 +235,12 @@ async fn serve(
     listener: TcpListener,
     stopped: oneshot::Receiver<()>,
 ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, NodeError> {
-    let backend = HostBackend::new(host.clone(), about.clone(), config);
+    let backend = HostBackend::new(host.clone(), events.clone(), about.clone(), config);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<NodeServer<NodeService>>().await;
-    health.set_serving::<KvServer<KvService<HostBackend>>>().await;
+    health
+        .set_serving::<KvServer<KvService<HostBackend>>>()
+        .await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -222,16 +250,25 @@ async fn serve(
         .max_concurrent_streams(CONCURRENT_STREAMS)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .tcp_nodelay(true)
-        .layer(crate::kv::service::AuthorityLayer)
+        .layer(AuthorityLayer)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(NodeServer::new(NodeService::new(host.clone(), events.clone())))
-        .add_service(AdminServer::new(AdminService::new(about.clone(), host.clone(), events.clone())))
-        .add_service(KvServer::new(KvService::new(backend)));
+        .add_service(NodeServer::new(NodeService::new(
+            host.clone(),
+            events.clone(),
+        )))
+        .add_service(AdminServer::new(AdminService::new(
+            about.clone(),
+            host.clone(),
+            events.clone(),
+        )))
+        .add_service(KvServer::new(KvService::new(Arc::new(backend))));
     let incoming = TcpListenerStream::new(listener);
     let until = async {
         drop(stopped.await); // told, or the node was dropped
     };
-    Ok(tokio::spawn(server.serve_with_incoming_shutdown(incoming, until)))
+    Ok(tokio::spawn(
+        server.serve_with_incoming_shutdown(incoming, until),
+    ))
 }

@@ -201,7 +201,7 @@ impl Shared {
 
     fn on_failure(&self, node: NodeId, address: &PeerAddress, error: &Error) {
         self.metrics.failures.get_or_create(&label(node)).inc();
-        tracing::info!(%node, %address, %error, "no connection");
+        tracing::debug!(%node, %address, %error, "no connection");
         let Some(observer) = self.observer() else {
             return;
         };

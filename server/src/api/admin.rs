@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::convert;
 use crate::events::EventHub;
-use crate::kv::machine::KvMachine;
+use crate::kv::KvMachine;
 
 /// What does not change while a node runs.
 #[derive(Debug, Clone)]
@@ -40,7 +40,11 @@ pub struct AdminService {
 impl AdminService {
     /// Serves `host`.
     pub fn new(about: About, host: Arc<Host<KvMachine>>, events: Arc<EventHub>) -> Self {
-        Self { about, host, events }
+        Self {
+            about,
+            host,
+            events,
+        }
     }
 }
 
@@ -50,12 +54,18 @@ impl Admin for AdminService {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        let wanted: Vec<GroupId> =
-            request.into_inner().group_ids.into_iter().map(GroupId).collect();
+        let wanted: Vec<GroupId> = request
+            .into_inner()
+            .group_ids
+            .into_iter()
+            .map(GroupId)
+            .collect();
         let groups = self.host.status(&wanted).await;
         let found = |id: &&GroupId| !groups.iter().any(|g| g.group == **id);
         if let Some(missing) = wanted.iter().find(found) {
-            return Err(Status::not_found(format!("group {missing} is not on this node")));
+            return Err(Status::not_found(format!(
+                "group {missing} is not on this node"
+            )));
         }
         let connected = self.events.connected();
         let peers: BTreeMap<NodeId, PeerStatus> = groups
@@ -65,7 +75,14 @@ impl Admin for AdminService {
             .map(|(&node, member)| {
                 let address = member.address.to_string();
                 let connected = connected.contains(&node);
-                (node, PeerStatus { node_id: node.get(), address, connected })
+                (
+                    node,
+                    PeerStatus {
+                        node_id: node.get(),
+                        address,
+                        connected,
+                    },
+                )
             })
             .collect();
         Ok(Response::new(StatusResponse {

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use crate::convert;
 use crate::events::EventHub;
-use crate::kv::machine::KvMachine;
+use crate::kv::KvMachine;
 
 /// The service on a running host.
 pub struct NodeService {
@@ -59,7 +59,9 @@ impl Node for NodeService {
     ) -> Result<Response<LeaveResponse>, Status> {
         let group = convert::group_id(request.into_inner().group_id)?;
         if self.host.status(&[group]).await.is_empty() {
-            return Err(Status::not_found(format!("group {group} is not on this node")));
+            return Err(Status::not_found(format!(
+                "group {group} is not on this node"
+            )));
         }
         Err(Status::unimplemented(format!(
             "this version cannot leave a running group: node and group {group} stay as they are"

@@ -1,0 +1,233 @@
+//! The embedded store: one database a node, three keyspaces that all groups share.
+//!
+//! Writes are batches, atomic over keyspaces and handed to the operating system without a sync: a
+//! killed process loses nothing, a power failure loses the newest batches whole. [`Store::flush`]
+//! makes all durable. Reads go through a [`View`], which no later batch changes.
+
+use std::ops::Bound;
+use std::path::Path;
+
+use bytes::Bytes;
+use fjall::{
+    Database, Iter, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable,
+    Snapshot,
+};
+use multiraft_engine::types::GroupId;
+
+use super::error::StoreError;
+use super::rows::{
+    GroupRow, KeyRow, Revision, RevisionRow, group_key, group_of, key_key, key_of, revision_key,
+};
+
+const GROUPS: &str = "groups";
+const KEYS: &str = "keys";
+const REVISIONS: &str = "revisions";
+
+/// Which keys a request means (etcd's `key` and `range_end`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Span {
+    /// One key.
+    One(Bytes),
+    /// A key and all after it.
+    From(Bytes),
+    /// From the first up to but without the second.
+    Between(Bytes, Bytes),
+}
+
+impl Span {
+    /// The span of a request: no `range_end` is one key, a single zero byte is no end.
+    pub fn new(key: &Bytes, range_end: &Bytes) -> Self {
+        match range_end.as_ref() {
+            [] => Self::One(key.clone()),
+            [0] => Self::From(key.clone()),
+            _ => Self::Between(key.clone(), range_end.clone()),
+        }
+    }
+
+    /// The rows of the span in `keys`, as bounds; `None` if the span is empty.
+    pub fn bounds(&self, group: GroupId) -> Option<(Bound<Vec<u8>>, Bound<Vec<u8>>)> {
+        let (start, end) = match self {
+            Self::One(key) => {
+                let row = key_key(group, key);
+                return Some((Bound::Included(row.clone()), Bound::Included(row)));
+            }
+            Self::From(key) => (key, after_group(group)),
+            Self::Between(key, end) if key < end => (key, Bound::Excluded(key_key(group, end))),
+            Self::Between(..) => return None,
+        };
+        Some((Bound::Included(key_key(group, start)), end))
+    }
+}
+
+/// The end of a group's rows.
+fn after_group(group: GroupId) -> Bound<Vec<u8>> {
+    match group.0.checked_add(1) {
+        Some(next) => Bound::Excluded(group_key(GroupId(next)).to_vec()),
+        None => Bound::Unbounded,
+    }
+}
+
+/// The open database.
+pub(super) struct Store {
+    database: Database,
+    groups: Keyspace,
+    keys: Keyspace,
+    revisions: Keyspace,
+}
+
+impl Store {
+    /// Opens or creates the database in `dir`. `cache_bytes` bounds the cache of blocks.
+    pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        let database = Database::builder(dir).cache_size(cache_bytes).open()?;
+        let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default);
+        Ok(Self {
+            groups: keyspace(GROUPS)?,
+            keys: keyspace(KEYS)?,
+            revisions: keyspace(REVISIONS)?,
+            database,
+        })
+    }
+
+    /// The store as it is now.
+    pub fn view(&self) -> View<'_> {
+        View {
+            store: self,
+            snapshot: self.database.snapshot(),
+        }
+    }
+
+    /// Changes that take effect together.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch {
+            store: self,
+            batch: self.database.batch(),
+        }
+    }
+
+    /// Makes all committed batches durable: one sync.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        Ok(self.database.persist(PersistMode::SyncAll)?)
+    }
+}
+
+/// The store at one moment.
+pub(super) struct View<'a> {
+    store: &'a Store,
+    snapshot: Snapshot,
+}
+
+impl View<'_> {
+    /// A group's row, if it has one.
+    pub fn group(&self, group: GroupId) -> Result<Option<GroupRow>, StoreError> {
+        let row = self.snapshot.get(&self.store.groups, group_key(group))?;
+        row.map(|bytes| GroupRow::decode(&bytes).ok_or(damaged(group, GROUPS)))
+            .transpose()
+    }
+
+    /// All groups that have a row, by id.
+    pub fn groups(&self) -> Result<Vec<(GroupId, GroupRow)>, StoreError> {
+        let rows = self.snapshot.iter(&self.store.groups);
+        rows.map(|row| {
+            let (key, value) = row.into_inner()?;
+            let group = group_of(&key).ok_or(damaged(GroupId(0), GROUPS))?;
+            let row = GroupRow::decode(&value).ok_or(damaged(group, GROUPS))?;
+            Ok((group, row))
+        })
+        .collect()
+    }
+
+    /// Where a key stands, if it was ever put.
+    pub fn key(&self, group: GroupId, key: &[u8]) -> Result<Option<KeyRow>, StoreError> {
+        let row = self.snapshot.get(&self.store.keys, key_key(group, key))?;
+        row.map(|bytes| KeyRow::decode(&bytes).ok_or(damaged(group, KEYS)))
+            .transpose()
+    }
+
+    /// The keys of a span that were ever put, in order.
+    pub fn keys(&self, group: GroupId, span: &Span) -> KeyRows {
+        let rows = span
+            .bounds(group)
+            .map(|bounds| self.snapshot.range(&self.store.keys, bounds));
+        KeyRows { group, rows }
+    }
+
+    /// A change that a row points to.
+    pub fn revision(&self, group: GroupId, revision: Revision) -> Result<RevisionRow, StoreError> {
+        let row_key = revision_key(group, revision);
+        let row = self.snapshot.get(&self.store.revisions, row_key)?;
+        row.and_then(|bytes| RevisionRow::decode(&bytes))
+            .ok_or(damaged(group, REVISIONS))
+    }
+}
+
+/// Iterates over rows of `keys`.
+pub(super) struct KeyRows {
+    group: GroupId,
+    rows: Option<Iter>,
+}
+
+impl Iterator for KeyRows {
+    type Item = Result<(Bytes, KeyRow), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.rows.as_mut()?.next()?;
+        let decode = |(key, value): fjall::KvPair| {
+            let row = KeyRow::decode(&value).ok_or(damaged(self.group, KEYS))?;
+            Ok((key_of(&key), row))
+        };
+        Some(row.into_inner().map_err(StoreError::from).and_then(decode))
+    }
+}
+
+/// Changes of rows that take effect together, or not at all.
+#[must_use = "a dropped batch changes nothing"]
+pub(super) struct Batch<'a> {
+    store: &'a Store,
+    batch: OwnedWriteBatch,
+}
+
+impl Batch<'_> {
+    /// Writes a group's row.
+    pub fn put_group(&mut self, group: GroupId, row: GroupRow) {
+        self.batch
+            .insert(&self.store.groups, group_key(group), row.encode());
+    }
+
+    /// Deletes a group's row.
+    pub fn remove_group(&mut self, group: GroupId) {
+        self.batch.remove(&self.store.groups, group_key(group));
+    }
+
+    /// Writes a row of `keys` by its whole row key.
+    pub fn put_key(&mut self, row_key: Vec<u8>, row: KeyRow) {
+        self.batch.insert(&self.store.keys, row_key, row.encode());
+    }
+
+    /// Writes a row of `revisions`.
+    pub fn put_revision(&mut self, group: GroupId, revision: Revision, row: &RevisionRow) {
+        let row_key = revision_key(group, revision);
+        self.batch
+            .insert(&self.store.revisions, row_key, row.encode());
+    }
+
+    /// Deletes up to `limit` rows of a group from `keys` and `revisions`; returns how many.
+    pub fn remove_rows(&mut self, group: GroupId, limit: usize) -> Result<usize, StoreError> {
+        let mut removed = 0;
+        for keyspace in [&self.store.keys, &self.store.revisions] {
+            for row in keyspace.prefix(group_key(group)).take(limit - removed) {
+                self.batch.remove(keyspace, row.key()?);
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Makes the batch take effect, without a sync.
+    pub fn commit(self) -> Result<(), StoreError> {
+        Ok(self.batch.commit()?)
+    }
+}
+
+fn damaged(group: GroupId, keyspace: &'static str) -> StoreError {
+    StoreError::Damaged { group, keyspace }
+}
