@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use multiraft_engine::types::NodeId;
@@ -45,11 +45,12 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     let clients = connect(&nodes).await?;
     let formed = form(&args, &clients, &bar).await?;
     bar.finish_and_clear();
+    let shown_at = SystemTime::now();
     greet(&args, formed, began.elapsed())?;
     let (events, mut seen) = mpsc::channel(1024);
     let mut watchers = JoinSet::new();
     for (node, channel) in nodes.iter().zip(clients) {
-        watchers.spawn(watch(node.about().node, channel, events.clone()));
+        watchers.spawn(watch(node.about().node, channel, shown_at, events.clone()));
     }
     let colour = std::io::stdout().is_terminal();
     loop {
@@ -271,7 +272,13 @@ fn program() -> PathBuf {
     path.strip_prefix(&here).map(Path::to_owned).unwrap_or(path)
 }
 
-async fn watch(node: NodeId, channel: Channel, events: mpsc::Sender<(NodeId, Event)>) {
+/// Passes on what happens after the tables were shown: each watch begins with what they said.
+async fn watch(
+    node: NodeId,
+    channel: Channel,
+    shown_at: SystemTime,
+    events: mpsc::Sender<(NodeId, Event)>,
+) {
     let mut stream = match NodeClient::new(channel).watch(WatchRequest {}).await {
         Ok(stream) => stream.into_inner(),
         Err(error) => {
@@ -279,16 +286,13 @@ async fn watch(node: NodeId, channel: Channel, events: mpsc::Sender<(NodeId, Eve
             return;
         }
     };
-    let mut live = false;
     loop {
         match stream.message().await {
-            Ok(Some(event)) if live || is_news(&event) => {
-                live = true;
-                if events.send((node, event)).await.is_err() {
+            Ok(Some(event)) => {
+                if happened_after(&event, shown_at) && events.send((node, event)).await.is_err() {
                     return;
                 }
             }
-            Ok(Some(_)) => {}
             Ok(None) => return,
             Err(error) => {
                 tracing::warn!(%node, %error, "the watch ended");
@@ -298,13 +302,9 @@ async fn watch(node: NodeId, channel: Channel, events: mpsc::Sender<(NodeId, Eve
     }
 }
 
-/// The present state, which every watch begins with, has just been shown in the tables.
-fn is_news(event: &Event) -> bool {
-    let happened = event
+fn happened_after(event: &Event, time: SystemTime) -> bool {
+    event
         .timestamp
-        .and_then(|at| std::time::SystemTime::try_from(at).ok());
-    happened.is_some_and(|at| {
-        at.elapsed()
-            .is_ok_and(|age| age < Duration::from_millis(100))
-    })
+        .and_then(|at| SystemTime::try_from(at).ok())
+        .is_some_and(|at| at >= time)
 }
