@@ -226,6 +226,18 @@ impl LogDb {
         self.directory.as_ref().map_or(0, Directory::incarnation)
     }
 
+    /// The groups that are stored, by id.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.shared
+            .state
+            .lock()
+            .index
+            .groups
+            .keys()
+            .copied()
+            .collect()
+    }
+
     /// The log's figures.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics

@@ -25,7 +25,7 @@ use crate::api::node::NodeService;
 use crate::backend::HostBackend;
 use crate::config::Config;
 use crate::events::EventHub;
-use crate::kv::{AuthorityLayer, KvConfig, KvMachine, KvService};
+use crate::kv::{AuthorityLayer, KvConfig, KvError, KvMachine, KvService};
 use crate::metrics_http;
 
 /// How long open calls may take to end when the node stops; watches never end by themselves.
@@ -155,6 +155,20 @@ async fn open(config: &Config) -> Result<(Arc<LogDb>, Arc<KvMachine>), NodeError
         ))
     })
     .await?
+}
+
+/// State of a group that the log does not know is of an earlier life of its id: a new group must
+/// not take over its keys, nor skip its first entries as applied.
+fn open_machine(data_dir: &Path, log: &LogDb) -> Result<Arc<KvMachine>, KvError> {
+    let machine = KvMachine::open(&data_dir.join("kv"), KvConfig::default())?;
+    let known = log.groups();
+    for group in machine.groups()? {
+        if !known.contains(&group) {
+            tracing::warn!(%group, "removing the state of a group that the log does not have");
+            machine.remove_group(group)?;
+        }
+    }
+    Ok(machine)
 }
 
 async fn bind_transport(config: &Config, incarnation: u64) -> Result<Arc<TcpTransport>, NodeError> {

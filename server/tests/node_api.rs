@@ -82,7 +82,37 @@ async fn each_wrong_bootstrap_is_refused_with_words_and_the_node_goes_on() {
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
+    put_and_read(node).await;
+}
 
+/// The node serves: a group starts, takes a write and gives it back.
+async fn put_and_read(node: &support::Process) {
+    let own = member(
+        node.id,
+        "127.0.0.1",
+        i32::from(node.raft_port),
+        Role::Member,
+    );
+    let group = GroupConfig {
+        group_id: 1,
+        members: vec![own],
+    };
+    bootstrap(node, group).await.unwrap();
+    let channel = node.channel().await;
+    put(channel.clone(), 1, "k", "v").await.unwrap();
+    assert_eq!(
+        all(channel, 1).await.unwrap(),
+        [("k".to_owned(), "v".to_owned())]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_do_not_fit_the_running_groups_are_refused() {
+    let cluster = Cluster::start(1);
+    let node = &cluster.nodes[0];
+    let own = cluster.members().remove(0);
+    let voter = |id, port| member(id, "h", port, Role::Member);
+    let mut client = NodeClient::new(node.channel().await);
     let group = GroupConfig {
         group_id: 1,
         members: vec![own.clone()],

@@ -9,6 +9,10 @@ use super::{Group, Role};
 use crate::block::{Block, EntryKind};
 use crate::types::{Index, NodeId, Term};
 
+/// The most proposals one answer speaks for: far more than a turn forwards, and few enough that a
+/// hostile count costs nothing.
+const MAX_FORWARDED: u32 = 1 << 16;
+
 impl Group {
     /// Entries, or only news of the commit index, from the leader of our term (Raft §5.3).
     pub(super) fn on_append(
@@ -191,6 +195,10 @@ impl Group {
         index: Option<Index>,
         term: Term,
     ) {
+        if count > MAX_FORWARDED {
+            tracing::warn!(group = %self.id, count, "an answer to more proposals than are ever sent");
+            return;
+        }
         for i in 0..u64::from(count) {
             let Some(request) = first_request.checked_add(i) else {
                 return;

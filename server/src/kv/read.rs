@@ -4,6 +4,8 @@
 //! `keys`; filters, sorts and cuts; and only then fetches values. The cost of a read in the past is
 //! one row for each later change of a key that changed since.
 
+use std::cmp::Reverse;
+
 use bytes::Bytes;
 use multiraft_engine::types::GroupId;
 use multiraft_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -73,7 +75,9 @@ pub(super) fn range(
         kvs.extend(fetch(view, group, &found)?);
     }
     if request.keys_only {
-        kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
+        for kv in &mut kvs {
+            kv.value = Bytes::new();
+        }
     }
     response.kvs = kvs;
     Ok(response)
@@ -197,7 +201,7 @@ fn sort(found: &mut [Found], request: &RangeRequest) {
             found.reverse();
         }
     } else if descends(request) {
-        found.sort_by(|a, b| by(b).cmp(&by(a)));
+        found.sort_by_key(|found| Reverse(by(found)));
     } else {
         found.sort_by_key(by);
     }

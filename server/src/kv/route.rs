@@ -22,10 +22,6 @@ pub struct Authority(pub String);
 /// Metadata `multiraft-group: 7` comes first, then a host name `g7.…`, then `default`. Metadata
 /// that is no group id, or given twice, is refused, and so is a host name `g` with a number that no
 /// group can have: a wrong guess would write into another group.
-#[expect(
-    clippy::result_large_err,
-    reason = "tonic's services return Status by value"
-)]
 pub fn group_of<T>(request: &Request<T>, default: GroupId) -> Result<GroupId, Status> {
     let mut named = request.metadata().get_all(GROUP_METADATA).iter();
     if let Some(value) = named.next() {
@@ -44,10 +40,6 @@ pub fn group_of<T>(request: &Request<T>, default: GroupId) -> Result<GroupId, St
     }
 }
 
-#[expect(
-    clippy::result_large_err,
-    reason = "tonic's services return Status by value"
-)]
 fn group_of_authority(authority: &str, default: GroupId) -> Result<GroupId, Status> {
     let label = authority.split_once('.').map_or("", |(label, _)| label);
     let digits = label.strip_prefix(['g', 'G']).unwrap_or_default();

@@ -41,10 +41,6 @@ impl<B: Backend> KvService<B> {
         Self { backend }
     }
 
-    #[expect(
-        clippy::result_large_err,
-        reason = "tonic's services return Status by value"
-    )]
     fn group<T>(&self, request: &Request<T>) -> Result<GroupId, Status> {
         group_of(request, self.backend.default_group())
     }

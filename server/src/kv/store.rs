@@ -23,6 +23,9 @@ const GROUPS: &str = "groups";
 const KEYS: &str = "keys";
 const REVISIONS: &str = "revisions";
 
+/// First and last row of a span, by whole row key.
+type RowBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
 /// Which keys a request means (etcd's `key` and `range_end`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Span {
@@ -45,7 +48,7 @@ impl Span {
     }
 
     /// The rows of the span in `keys`, as bounds; `None` if the span is empty.
-    pub fn bounds(&self, group: GroupId) -> Option<(Bound<Vec<u8>>, Bound<Vec<u8>>)> {
+    pub fn bounds(&self, group: GroupId) -> Option<RowBounds> {
         let (start, end) = match self {
             Self::One(key) => {
                 let row = key_key(group, key);
@@ -143,12 +146,17 @@ impl View<'_> {
             .transpose()
     }
 
-    /// The keys of a span that were ever put, in order.
+    /// The keys of a span that were ever put, in order. One key is a point read, which a filter
+    /// can answer, not a seek.
     pub fn keys(&self, group: GroupId, span: &Span) -> KeyRows {
-        let rows = span
-            .bounds(group)
-            .map(|bounds| self.snapshot.range(&self.store.keys, bounds));
-        KeyRows { group, rows }
+        if let Span::One(key) = span {
+            let row = self.key(group, key).transpose();
+            return KeyRows::One(row.map(|row| Ok((key.clone(), row?))));
+        }
+        match span.bounds(group) {
+            Some(bounds) => KeyRows::Many(group, self.snapshot.range(&self.store.keys, bounds)),
+            None => KeyRows::One(None),
+        }
     }
 
     /// A change that a row points to.
@@ -160,22 +168,31 @@ impl View<'_> {
     }
 }
 
+/// A key, and where it stands.
+type KeyAndRow = Result<(Bytes, KeyRow), StoreError>;
+
 /// Iterates over rows of `keys`.
-pub(super) struct KeyRows {
-    group: GroupId,
-    rows: Option<Iter>,
+pub(super) enum KeyRows {
+    /// One row, or none.
+    One(Option<KeyAndRow>),
+    /// A group's rows as the store gives them.
+    Many(GroupId, Iter),
 }
 
 impl Iterator for KeyRows {
-    type Item = Result<(Bytes, KeyRow), StoreError>;
+    type Item = KeyAndRow;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let row = self.rows.as_mut()?.next()?;
+        let (group, rows) = match self {
+            Self::One(row) => return row.take(),
+            Self::Many(group, rows) => (*group, rows),
+        };
         let decode = |(key, value): fjall::KvPair| {
-            let row = KeyRow::decode(&value).ok_or(damaged(self.group, KEYS))?;
+            let row = KeyRow::decode(&value).ok_or(damaged(group, KEYS))?;
             Ok((key_of(&key), row))
         };
-        Some(row.into_inner().map_err(StoreError::from).and_then(decode))
+        let row = rows.next()?.into_inner();
+        Some(row.map_err(StoreError::from).and_then(decode))
     }
 }
 

@@ -1,1 +1,284 @@
+#![allow(clippy::unwrap_used, reason = "tests end at the first surprise")]
+//! The machine against a model: the same random requests, the same answers, at each revision.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use multiraft_engine::block::EntryKind;
+use multiraft_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use multiraft_proto::etcdserverpb::{DeleteRangeRequest, PutRequest};
+use multiraft_proto::mvccpb::KeyValue;
+use proptest::prelude::*;
+
+use super::tests::Bench;
+use super::*;
+use crate::kv::command::{Change, encode_command};
+
+/// The store at each revision; the place in the list is the revision less one.
+struct Model {
+    revisions: Vec<BTreeMap<Bytes, KeyValue>>,
+}
+
+impl Model {
+    fn new() -> Self {
+        let revisions = vec![BTreeMap::new()];
+        Self { revisions }
+    }
+
+    fn revision(&self) -> i64 {
+        i64::try_from(self.revisions.len()).unwrap()
+    }
+
+    fn now(&self) -> BTreeMap<Bytes, KeyValue> {
+        self.revisions.last().unwrap().clone()
+    }
+
+    /// Returns the revision after it and the key before, or `None` if it is refused.
+    fn put(&mut self, request: &PutRequest) -> Option<(i64, Option<KeyValue>)> {
+        let mut keys = self.now();
+        let before = keys.get(&request.key).cloned();
+        if request.ignore_value && before.is_none() {
+            return None;
+        }
+        let revision = self.revision() + 1;
+        let kv = KeyValue {
+            key: request.key.clone(),
+            value: match &before {
+                Some(kv) if request.ignore_value => kv.value.clone(),
+                _ => request.value.clone(),
+            },
+            create_revision: before.as_ref().map_or(revision, |kv| kv.create_revision),
+            mod_revision: revision,
+            version: before.as_ref().map_or(1, |kv| kv.version + 1),
+            lease: 0,
+        };
+        keys.insert(request.key.clone(), kv);
+        self.revisions.push(keys);
+        Some((revision, before))
+    }
+
+    /// Returns the revision after it and the keys that were deleted.
+    fn delete(&mut self, request: &DeleteRangeRequest) -> (i64, Vec<KeyValue>) {
+        let mut keys = self.now();
+        let doomed = within(&keys, &request.key, &request.range_end);
+        for kv in &doomed {
+            keys.remove(&kv.key);
+        }
+        if !doomed.is_empty() {
+            self.revisions.push(keys);
+        }
+        (self.revision(), doomed)
+    }
+
+    /// Returns keys, more and count; `None` for a future revision.
+    fn range(&self, request: &RangeRequest) -> Option<(Vec<KeyValue>, bool, i64)> {
+        let at = match request.revision {
+            i64::MIN..=0 => self.revision(),
+            at => at,
+        };
+        let keys = self.revisions.get(usize::try_from(at - 1).unwrap())?;
+        let mut kvs = within(keys, &request.key, &request.range_end);
+        let count = i64::try_from(kvs.len()).unwrap();
+        if request.count_only {
+            return Some((Vec::new(), false, count));
+        }
+        kvs.retain(|kv| kv.mod_revision >= request.min_mod_revision);
+        kvs.sort_by_key(|kv| match request.sort_target {
+            t if t == SortTarget::Version as i32 => (kv.version, Bytes::new()),
+            t if t == SortTarget::Create as i32 => (kv.create_revision, kv.key.clone()),
+            t if t == SortTarget::Value as i32 => (0, kv.value.clone()),
+            t if t == SortTarget::Mod as i32 => (kv.mod_revision, kv.key.clone()),
+            _ => (0, kv.key.clone()),
+        });
+        let limit = usize::try_from(request.limit).unwrap();
+        let more = limit > 0 && kvs.len() > limit;
+        if more {
+            kvs.truncate(limit);
+        }
+        Some((kvs, more, count))
+    }
+}
+
+fn within(keys: &BTreeMap<Bytes, KeyValue>, key: &Bytes, end: &Bytes) -> Vec<KeyValue> {
+    let inside = |k: &Bytes| match end.as_ref() {
+        [] => k == key,
+        [0] => k >= key,
+        _ => k >= key && k < end,
+    };
+    let found = keys.values().filter(|kv| inside(&kv.key));
+    found.cloned().collect()
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put(PutRequest),
+    Delete(DeleteRangeRequest),
+    /// The revision is a share of the revisions there are, and some more.
+    Range(RangeRequest, f64),
+    Reopen,
+}
+
+/// Few keys that are prefixes of each other and end in extreme bytes, so that requests meet.
+fn key() -> impl Strategy<Value = Bytes> {
+    proptest::sample::select(vec![
+        &b"\x00"[..],
+        b"a",
+        b"a\x00",
+        b"a\xff",
+        b"ab",
+        b"b",
+        b"\xff",
+        b"\xff\xff",
+    ])
+    .prop_map(Bytes::from_static)
+}
+
+fn range_end() -> impl Strategy<Value = Bytes> {
+    prop_oneof![
+        Just(Bytes::new()),
+        Just(Bytes::from_static(b"\0")),
+        key(),
+        Just(Bytes::from_static(b"c")),
+    ]
+}
+
+fn put() -> impl Strategy<Value = Step> {
+    (key(), "[a-c]{0,2}", any::<bool>(), 0..4).prop_map(|(key, value, prev_kv, kind)| {
+        let ignore_value = kind == 0;
+        Step::Put(PutRequest {
+            key,
+            value: if ignore_value {
+                Bytes::new()
+            } else {
+                value.into()
+            },
+            prev_kv,
+            ignore_value,
+            ..PutRequest::default()
+        })
+    })
+}
+
+fn delete() -> impl Strategy<Value = Step> {
+    (key(), range_end(), any::<bool>()).prop_map(|(key, range_end, prev_kv)| {
+        Step::Delete(DeleteRangeRequest {
+            key,
+            range_end,
+            prev_kv,
+        })
+    })
+}
+
+fn range() -> impl Strategy<Value = Step> {
+    let options = (0..4_i64, 0..=4_i32, 0..4_i64, 0..6, 0.0..1.1);
+    (key(), range_end(), options).prop_map(|(key, range_end, options)| {
+        let (limit, sort_target, min_mod_revision, kind, share) = options;
+        let request = RangeRequest {
+            key,
+            range_end,
+            limit,
+            sort_target,
+            sort_order: SortOrder::Ascend as i32,
+            min_mod_revision,
+            count_only: kind == 0,
+            ..RangeRequest::default()
+        };
+        Step::Range(request, share)
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![8 => put(), 3 => delete(), 6 => range(), 1 => Just(Step::Reopen)]
+}
+
+fn check(bench: &mut Bench, model: &mut Model, step: Step) {
+    match step {
+        Step::Put(request) => {
+            let got = bench.put(request.clone());
+            let want = model.put(&request);
+            let got = got.map(|r| (r.header.unwrap().revision, r.prev_kv)).ok();
+            let want = want.map(|(revision, kv)| (revision, kv.filter(|_| request.prev_kv)));
+            assert_eq!(got, want, "{request:?}");
+        }
+        Step::Delete(request) => {
+            let got = bench.delete(request.clone()).unwrap();
+            let (revision, doomed) = model.delete(&request);
+            assert_eq!(got.header.unwrap().revision, revision, "{request:?}");
+            assert_eq!(usize::try_from(got.deleted).unwrap(), doomed.len());
+            let want = if request.prev_kv { doomed } else { Vec::new() };
+            assert_eq!(got.prev_kvs, want, "{request:?}");
+        }
+        Step::Range(mut request, share) => {
+            request.revision = scaled(model.revision(), share);
+            let got = bench.machine.range(bench_group(), &request);
+            let got = match got {
+                Ok(r) => Some((r.kvs, r.more, r.count)),
+                Err(KvError::Refused(Refusal::FutureRevision)) => None,
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(got, model.range(&request), "{request:?}");
+        }
+        Step::Reopen => reopen(bench),
+    }
+}
+
+fn bench_group() -> GroupId {
+    GroupId(7)
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "any revision will do"
+)]
+fn scaled(revision: i64, share: f64) -> i64 {
+    (revision as f64 * share) as i64
+}
+
+/// Opens the store again, and replays the newest entry as a crash would make it.
+fn reopen(bench: &mut Bench) {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let config = KvConfig {
+        cache_bytes: 1 << 20,
+    };
+    bench.machine = KvMachine::open(elsewhere.path(), config).unwrap(); // drops the old one
+    bench.machine = KvMachine::open(bench.dir.path(), config).unwrap();
+    assert_eq!(
+        bench.machine.applied(bench_group()).unwrap(),
+        bench.next.prev()
+    );
+    if bench.next > Index(1) {
+        let next = bench.next;
+        bench.next = next.prev();
+        let change = Change::Put(PutRequest {
+            key: Bytes::from_static(b"never"),
+            ..PutRequest::default()
+        });
+        let entry = bench.entry(EntryKind::Normal, encode_command(change).unwrap());
+        let outcome = bench.machine.apply(&[entry]).unwrap().remove(0);
+        assert_eq!(outcome.result, Ok(Response::Skipped));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn answers_as_the_model(steps in proptest::collection::vec(step(), 1..80)) {
+        let mut bench = Bench::new();
+        let mut model = Model::new();
+        for step in steps {
+            check(&mut bench, &mut model, step);
+        }
+        for revision in 1..=model.revision() {
+            let request = RangeRequest {
+                key: Bytes::from_static(b"\0"),
+                range_end: Bytes::from_static(b"\0"),
+                revision,
+                ..RangeRequest::default()
+            };
+            let got = bench.machine.range(bench_group(), &request).unwrap();
+            prop_assert_eq!(Some((got.kvs, got.more, got.count)), model.range(&request));
+        }
+    }
+}
