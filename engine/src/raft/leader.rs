@@ -246,7 +246,7 @@ impl Group {
         self.log.seal();
         let mut peers = std::mem::take(&mut leader.peers);
         for (&to, peer) in &mut peers {
-            while !peer.is_paused(self.limits.window) && self.wants_append(peer) {
+            while !peer.is_paused(self.limits.window) && self.wants_append(to, peer) {
                 if !self.send_append(to, peer, read) {
                     break;
                 }
@@ -257,9 +257,21 @@ impl Group {
         }
     }
 
-    fn wants_append(&self, peer: &Progress) -> bool {
+    /// The last entry that a peer may be sent. A witness gets none that is not durable here. Else:
+    /// 1. a leader with one witness sends it an entry and crashes before its own disk has it; 2. the
+    /// witness holds the longer log, without data, and votes for nobody; 3. the group is stuck.
+    fn last_for(&self, to: NodeId) -> Index {
+        let witness = self.configuration.witnesses.contains(&to);
+        if witness {
+            self.log.durable()
+        } else {
+            self.log.last()
+        }
+    }
+
+    fn wants_append(&self, to: NodeId, peer: &Progress) -> bool {
         let news = peer.sent_commit < self.log.commit() && peer.state == ProgressState::Replicate;
-        peer.next <= self.log.last() || peer.ask || news
+        peer.next <= self.last_for(to) || peer.ask || news
     }
 
     /// One append from the peer's next index on. False when it could not be read.
@@ -269,7 +281,7 @@ impl Group {
             tracing::warn!(group = %self.id, %to, %prev_index, "the peer needs a compacted entry");
             return false;
         };
-        let last = self.log.last();
+        let last = self.last_for(to);
         let blocks = if peer.next > last {
             Ok(Vec::new())
         } else {
