@@ -257,9 +257,9 @@ impl Group {
         }
     }
 
-    /// The last entry that a peer may be sent. A witness gets none that is not durable here. Else:
-    /// 1. a leader with one witness sends it an entry and crashes before its own disk has it; 2. the
-    /// witness holds the longer log, without data, and votes for nobody; 3. the group is stuck.
+    /// The last entry that a peer may be sent. A witness gets none that is not durable here: a
+    /// leader could send one, crash before its own disk has it, and leave the witness with the
+    /// longer log, without data, voting for nobody. The group would be stuck.
     fn last_for(&self, to: NodeId) -> Index {
         let witness = self.configuration.witnesses.contains(&to);
         if witness {
