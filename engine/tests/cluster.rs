@@ -402,10 +402,23 @@ fn hostile_messages_change_nothing_committed() {
                 .flat_map(|a| extremes.iter().map(move |b| (a, b)))
             {
                 let from = cluster.any();
+                let rejected = AppendResponse::Rejected {
+                    prev: Index(a),
+                    hint_index: Index(b),
+                    hint_term: Term(a),
+                    last: Index(b),
+                };
+                let never_sent = AppendResponse::Accepted {
+                    last: Index(a.max(u64::MAX / 2)),
+                };
+                let count = u32::MAX;
                 let messages = [
-                    Message::Heartbeat {
-                        commit: Index(a),
-                        read_round: b,
+                    Message::AppendEntriesResponse(rejected),
+                    Message::AppendEntriesResponse(never_sent),
+                    Message::ProposeResponse {
+                        first_request: a,
+                        count,
+                        index: None,
                     },
                     Message::HeartbeatResponse { read_round: a },
                     Message::ProposeResponse {

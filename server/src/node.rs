@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use multiraft_engine::config::Config as EngineConfig;
 use multiraft_engine::host::{Host, Parts};
+use multiraft_engine::types::GroupId;
 use multiraft_logdb::{Identity, LogDb, Options};
 use multiraft_proto::FILE_DESCRIPTOR_SET;
 use multiraft_proto::admin::admin_server::AdminServer;
@@ -25,7 +26,7 @@ use crate::api::node::NodeService;
 use crate::backend::HostBackend;
 use crate::config::Config;
 use crate::events::EventHub;
-use crate::kv::{AuthorityLayer, KvConfig, KvError, KvMachine, KvService};
+use crate::kv::{AuthorityLayer, KvConfig, KvMachine, KvService};
 use crate::metrics_http;
 
 /// How long open calls may take to end when the node stops; watches never end by themselves.
@@ -44,6 +45,12 @@ pub enum NodeError {
     /// The key-value store cannot be used.
     #[error("the key-value store: {0}")]
     Store(String),
+    #[error(
+        "the store has keys of group {group}, but the log does not have the group: log and store do \
+         not belong together; restore the log directory beside the store, or start with an empty \
+         data directory"
+    )]
+    NoLog { group: GroupId },
     #[error("{0}; choose another port with --raft-port, or end the process that has it")]
     RaftPort(multiraft_transport::Error),
     #[error("cannot listen on {address} for {what}: {source}; choose another port with {flag}")]
@@ -149,26 +156,25 @@ async fn open(config: &Config) -> Result<(Arc<LogDb>, Arc<KvMachine>), NodeError
     tokio::task::spawn_blocking(move || {
         let log = LogDb::open(&Options::new(data_dir.join("log"), identity))?;
         let machine = KvMachine::open(&data_dir.join("kv"), KvConfig::default());
-        Ok((
-            log,
-            machine.map_err(|error| NodeError::Store(error.to_string()))?,
-        ))
+        let machine = machine.map_err(|error| NodeError::Store(error.to_string()))?;
+        check_together(&machine, &log)?;
+        Ok((log, machine))
     })
     .await?
 }
 
-/// State of a group that the log does not know is of an earlier life of its id: a new group must
-/// not take over its keys, nor skip its first entries as applied.
-fn open_machine(data_dir: &Path, log: &LogDb) -> Result<Arc<KvMachine>, KvError> {
-    let machine = KvMachine::open(&data_dir.join("kv"), KvConfig::default())?;
+/// State of a group that the log does not know: the log was lost or is another's. Were it used, a
+/// new group of that id would take over its keys and skip its own first entries as applied; were it
+/// deleted, so might be the last copy of somebody's data.
+fn check_together(machine: &KvMachine, log: &LogDb) -> Result<(), NodeError> {
+    let groups = machine
+        .groups()
+        .map_err(|error| NodeError::Store(error.to_string()))?;
     let known = log.groups();
-    for group in machine.groups()? {
-        if !known.contains(&group) {
-            tracing::warn!(%group, "removing the state of a group that the log does not have");
-            machine.remove_group(group)?;
-        }
+    match groups.into_iter().find(|group| !known.contains(group)) {
+        Some(group) => Err(NodeError::NoLog { group }),
+        None => Ok(()),
     }
-    Ok(machine)
 }
 
 async fn bind_transport(config: &Config, incarnation: u64) -> Result<Arc<TcpTransport>, NodeError> {

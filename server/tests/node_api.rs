@@ -286,3 +286,24 @@ fn a_directory_of_another_node_or_cluster_is_refused() {
     let foreign = identity("1", "5");
     assert!(foreign.contains("belongs to cluster 1"), "{foreign}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_its_log_is_refused_and_kept() {
+    let mut cluster = Cluster::start(1);
+    put_and_read(&cluster.nodes[0]).await;
+    let node = &mut cluster.nodes[0];
+    node.kill();
+    let (log, aside) = (node.data_dir.join("log"), node.data_dir.join("aside"));
+    std::fs::rename(&log, &aside).unwrap();
+    let output = node.command().output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && text.contains("group 1"),
+        "{text}"
+    );
+    std::fs::remove_dir_all(&log).unwrap();
+    std::fs::rename(&aside, &log).unwrap();
+    node.start();
+    let data = all(node.channel().await, 1).await.unwrap();
+    assert_eq!(data, [("k".to_owned(), "v".to_owned())]);
+}

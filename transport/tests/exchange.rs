@@ -230,7 +230,9 @@ fn every_message() -> Vec<Message> {
 
 fn frame(items: &[Item]) -> Vec<u8> {
     let mut builder = FrameBuilder::default();
-    items.iter().for_each(|item| builder.push(item));
+    for item in items {
+        builder.push(item);
+    }
     builder.finish().concat()
 }
 
