@@ -1,124 +1,191 @@
-//! Giving space back: a dead segment is recycled or deleted, a nearly dead one is emptied first.
+//! Getting segments back: publish, retire, and move what is still alive out of the oldest.
 //!
-//! Only the oldest segment is ever freed. Were one freed from the middle: 1. segment 1 holds entries
-//! of a group, segment 2 their truncation, and segment 2 is freed; 2. a restart reads segment 1 and
-//! the truncated entries are back. So the retained segments stay a suffix of the history, and what
-//! is still needed of the oldest one is written again at the head: blocks as moved blocks, and the
-//! newest description, hard state and compaction mark of the groups that have theirs there. An idle
-//! group so costs a small copy now and then, and never pins the disk.
+//! Invariants:
+//! - **Only the oldest segment is ever given back.** So an item that killed others (truncate,
+//!   compact, remove, a newer hard state) never leaves the log before what it killed.
+//!   Else: 1. segment 4 truncates entries of segment 3; 2. segment 4 is recycled first; 3. a
+//!   restart finds the entries of segment 3 alive again: a conflict that Raft had resolved
+//!   (atomix#553).
+//! - **A segment is dead only when its last killer is durable.** Else: 1. a removal is queued and
+//!   the segment recycled; 2. crash before the removal's sync; 3. the group has lost its entries.
+//! - **A durable batch says that it is not needed before its file is touched** (`oldest` in the
+//!   header). So recovery knows which segments must exist, and needs no manifest. Else: 1. a
+//!   needed segment's file is lost; 2. recovery takes its absence for recycling; 3. it votes with
+//!   half its memory.
+//! - **What is alive in the oldest segment is written again at the head** when little of it is
+//!   alive, or when the log is larger than [`SPACE_FACTOR`] times its live bytes: so an idle
+//!   group never pins the disk. Written again means: newest hard state, description and compaction
+//!   point as one checkpoint item; entries as moved blocks, which replace the same entries and
+//!   leave all others alone. Both are taken from the index under the lock that orders the log, so
+//!   they say what is true at their place in it.
 
-use std::io;
+use std::sync::Arc;
 
-use multiraft_engine::types::{GroupId, Index};
+use multiraft_engine::block::Block;
+use multiraft_engine::types::GroupId;
 
-use crate::db::{Shared, State};
-use crate::format::{BatchEncoder, BlockPlace, Item, segment_name};
-use crate::index::GroupIndex;
-use crate::writer::PendingBatch;
+use crate::format::{BlockItem, Item};
+use crate::segment::SegmentId;
+use crate::state::{Found, State};
+use crate::writer::Shared;
 
-/// A segment is emptied when at most this part of it is live: one of `EMPTY_BELOW`.
-const EMPTY_BELOW: u64 = 4;
+/// The log is at most this many times its live bytes, plus [`SPACE_SEGMENTS`] segments.
+pub const SPACE_FACTOR: u64 = 4;
+/// Segments that a small log may use without being compacted.
+pub const SPACE_SEGMENTS: u64 = 3;
+/// An oldest segment with less than one part in this many alive is cleared.
+const SPARSE_SHARE: u64 = 8;
+/// Groups looked at in one turn.
+const GROUPS_A_TURN: usize = 256;
+/// Bytes of blocks moved in one turn, about.
+const BYTES_A_TURN: u64 = 1 << 20;
 
-impl Shared {
-    /// Frees what is dead at the old end, up to `active`; starts to empty what is nearly dead.
-    pub fn free_segments(&self, active: u64) -> io::Result<()> {
-        loop {
-            let mut state = self.state.lock();
-            let Some((&oldest, segment)) = state.segments.first_key_value() else {
-                return Ok(());
-            };
-            if oldest >= active {
-                return Ok(());
-            }
-            let size = segment.bytes;
-            let live = state.index.live.get(&oldest).copied().unwrap_or(0);
-            let pinned = state.groups_with_state_in(oldest);
-            if live == 0 && pinned.is_empty() {
-                state.segments.remove(&oldest);
-                state.index.live.remove(&oldest);
-                drop(state);
-                self.metrics.segments.dec();
-                self.metrics.freed_segments.inc();
-                self.recycle(&segment_name(oldest), size)?;
-                continue;
-            }
-            if live <= size / EMPTY_BELOW && state.emptying < oldest {
-                self.metrics.moved_bytes.inc_by(live);
-                self.empty(&mut state, oldest, &pinned);
-            }
-            return Ok(());
+/// A block to move.
+struct Move {
+    group: GroupId,
+    found: Found,
+}
+
+/// What a turn moves.
+#[derive(Default)]
+struct Plan {
+    moves: Vec<Move>,
+    /// Groups whose small state lies in the victim.
+    checkpoints: Vec<GroupId>,
+    /// Last sequence of the victim.
+    through: u64,
+}
+
+/// Gives segments back, a bounded piece of work at a time.
+pub(crate) struct Compactor {
+    shared: Arc<Shared>,
+    /// Where the search for live items goes on.
+    cursor: GroupId,
+    /// A segment with damage that cannot be moved; left alone and reported once.
+    damaged: Option<SegmentId>,
+}
+
+impl Compactor {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            cursor: GroupId(0),
+            damaged: None,
         }
     }
 
-    /// Writes what is live in a segment again, at the head. Once that is durable nothing is.
-    fn empty(&self, state: &mut State, segment: u64, pinned: &[GroupId]) {
-        let mut batch = PendingBatch {
-            start: state.buffer.bytes.len(),
-            ..PendingBatch::default()
+    /// One piece of work. What it writes goes into the next batch.
+    pub(crate) fn turn(&mut self) {
+        self.retire();
+        let shared = Arc::clone(&self.shared);
+        let plan = {
+            let state = shared.state.lock();
+            let victim = self.victim(&state);
+            victim.map(|through| self.plan(&state, through))
         };
-        let mut moves = Vec::new();
-        for (&group, index) in &state.index.groups {
-            for (first, last, bytes) in blocks_in(index, segment) {
-                match state.read_block(group, first) {
-                    Ok(block) => moves.push((group, block.slice(first, last))),
-                    Err(error) => {
-                        // It stays where it is: damage is for the reader to report, not to hide.
-                        tracing::error!(%group, %first, bytes, %error, "cannot move a block");
-                        return;
-                    }
+        if let Some(plan) = plan {
+            self.execute(&plan);
+        }
+        let mut state = shared.state.lock();
+        // Without other traffic an empty batch tells that segments are no longer needed.
+        if state.pending.is_empty() && state.table.oldest_needed(state.durable) > state.published {
+            state.make_pending(0, u64::MAX);
+        }
+    }
+
+    fn retire(&self) {
+        let mut state = self.shared.state.lock();
+        let published = state.published;
+        while let Some(segment) = state.table.pop_older_than(published) {
+            self.shared.reserve.retire(segment.id, segment.file_bytes);
+        }
+    }
+
+    /// The last sequence of the oldest segment, if that is worth clearing.
+    fn victim(&self, state: &State) -> Option<u64> {
+        let active = state.table.active().id;
+        let needed = state.table.oldest_needed(state.durable);
+        let victim = state.table.iter().find(|s| s.id == needed)?;
+        if victim.id == active || victim.live_bytes == 0 || self.damaged == Some(victim.id) {
+            return None;
+        }
+        let (used, live) = state.table.used_and_live_bytes();
+        let allowance = SPACE_SEGMENTS * self.shared.options.segment_bytes;
+        let is_sparse = victim.live_bytes * SPARSE_SHARE <= victim.file_bytes;
+        let worth = used > live * SPACE_FACTOR + allowance || (is_sparse && used > allowance);
+        worth.then(|| victim.last_sequence())
+    }
+
+    fn plan(&mut self, state: &State, through: u64) -> Plan {
+        let mut plan = Plan {
+            through,
+            ..Plan::default()
+        };
+        let mut bytes = 0;
+        let start = std::mem::replace(&mut self.cursor, GroupId(0));
+        for (nth, (id, group)) in state.index.groups_from(start).enumerate() {
+            if nth == GROUPS_A_TURN || bytes > BYTES_A_TURN {
+                self.cursor = id;
+                break;
+            }
+            if group.has_small_state_through(through) {
+                plan.checkpoints.push(id);
+            }
+            for span in group.spans().filter(|s| s.at.sequence <= through) {
+                let found = state.found(span, span.first, span.last);
+                bytes += u64::from(span.at.bytes);
+                plan.moves.push(Move { group: id, found });
+            }
+        }
+        plan
+    }
+
+    fn execute(&mut self, plan: &Plan) {
+        let mut blocks = Vec::new();
+        for from in &plan.moves {
+            match from.found.load(from.group) {
+                Ok(block) => blocks.push((from, block)),
+                Err(error) => {
+                    tracing::error!(%error, "a live block cannot be moved; its segment stays");
+                    let state = self.shared.state.lock();
+                    self.damaged = Some(state.table.oldest_needed(state.durable));
                 }
             }
         }
-        let states: Vec<(GroupId, GroupIndex)> = pinned
-            .iter()
-            .filter_map(|group| Some((*group, state.index.groups.get(group)?.clone())))
-            .collect();
-        let mut encoder = BatchEncoder::new(&mut state.buffer.bytes);
-        for (group, index) in states {
-            let in_segment = index.state_segments.map(|at| at == segment);
-            if let Some(meta) = index.meta.filter(|_| in_segment[0]) {
-                encoder.put(group, &Item::Meta(meta));
-            }
-            if in_segment[1] {
-                encoder.put(group, &Item::HardState(index.hard_state));
-            }
-            if in_segment[2] && index.compacted.0 > Index::ZERO {
-                let (at, term) = index.compacted;
-                encoder.put(group, &Item::Compact(at, term));
-            }
-            batch.states.push((group, in_segment));
+        let mut state = self.shared.state.lock();
+        for (from, block) in blocks {
+            self.move_block(&mut state, from, &block);
         }
-        for (group, block) in moves {
-            let offset = encoder.put(group, &Item::MovedBlock(block.clone()));
-            batch.moved.push(BlockPlace {
-                group,
-                block,
-                offset,
-            });
+        for id in &plan.checkpoints {
+            let group = state.index.group(*id);
+            // It may have been removed or written meanwhile.
+            let Some(group) = group.filter(|g| g.has_small_state_through(plan.through)) else {
+                continue;
+            };
+            let item = Item::Checkpoint(group.state.clone());
+            state.make_pending(0, self.shared.options.batch_bytes);
+            state.push(*id, &item, None);
         }
-        batch.bytes = encoder.finish();
-        state.buffer.batches.push(batch);
-        state.emptying = segment;
-        self.work.notify_one();
+        // The search goes on with the next batch, even if this turn found nothing to move.
+        if self.cursor > GroupId(0) && state.pending.is_empty() {
+            state.make_pending(0, u64::MAX);
+        }
     }
-}
 
-/// The blocks of a group that lie in a segment: first and last index that count, bytes.
-fn blocks_in(index: &GroupIndex, segment: u64) -> Vec<(Index, Index, usize)> {
-    let here = index
-        .blocks
-        .iter()
-        .filter(|b| b.place.is_some_and(|p| p.segment == segment));
-    here.map(|b| (b.first, b.last, b.bytes)).collect()
-}
-
-impl State {
-    fn groups_with_state_in(&self, segment: u64) -> Vec<GroupId> {
-        let here = self
-            .index
-            .groups
-            .iter()
-            .filter(|(_, g)| g.state_segments.contains(&segment));
-        here.map(|(&group, _)| group).collect()
+    fn move_block(&self, state: &mut State, from: &Move, block: &Block) {
+        let group = state.index.group(from.group);
+        let mut spans = group
+            .into_iter()
+            .flat_map(|g| g.spans_from(from.found.first));
+        // It may have been cut, compacted or removed meanwhile: then the next turn looks again.
+        let unchanged = spans.next().is_some_and(|s| {
+            (s.at, s.first, s.last) == (from.found.at, from.found.first, from.found.last)
+        });
+        drop(spans);
+        if unchanged {
+            let bytes = block.bytes().len() as u64;
+            state.make_pending(bytes, self.shared.options.batch_bytes);
+            state.push(from.group, &Item::Moved(BlockItem::of(block)), Some(block));
+        }
     }
 }

@@ -1,25 +1,32 @@
-//! The data directory's lock and identity: who may use it, and whose it is.
+//! The log's directory: one process at a time, one identity for ever.
+//!
+//! ```text
+//! dir/LOCK                 held exclusively by the process that has the log open
+//!     IDENTITY             JSON: format, cluster, node, incarnation; written once
+//!     0000000000000007.seg the segments in use, and the prepared next one
+//!     spare-0.seg          written zeros or a dead segment, for later use
+//! ```
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use multiraft_engine::types::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::format::FORMAT_VERSION;
+use crate::options::Identity;
 
-/// The newest format that this version reads and writes.
-pub const FORMAT: u32 = 1;
+const LOCK: &str = "LOCK";
+const IDENTITY: &str = "IDENTITY";
+const IDENTITY_TMP: &str = "IDENTITY.tmp";
 
-/// Whose a directory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster.
-    pub cluster_id: u64,
-    /// The node.
-    pub node: NodeId,
+/// The lock, held until dropped. The kernel releases it when the process ends in any way.
+#[derive(Debug)]
+pub(crate) struct DirectoryLock {
+    _file: File,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,159 +37,135 @@ struct IdentityFile {
     incarnation: u64,
 }
 
-/// A directory that is ours until this is dropped.
-#[derive(Debug)]
-pub struct Directory {
-    path: PathBuf,
-    incarnation: u64,
-    _lock: File,
+/// Read before the rest, so that a newer format's other fields may differ.
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
 }
 
-impl Directory {
-    /// Creates or opens, locks and checks a directory.
-    pub fn open(path: &Path, identity: Identity) -> Result<Self, Error> {
-        let fresh = !path.exists();
-        let mut builder = std::fs::DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(Error::io(path))?;
-        if fresh && let Some(parent) = path.parent() {
-            sync_dir(parent)?;
-        }
-        let lock = lock(path)?;
-        let incarnation = match read_identity(path)? {
-            Some(found) => check(path, &found, identity)?,
-            None if has_segments(path)? => {
-                return Err(Error::NoIdentity {
-                    path: path.to_owned(),
-                });
-            }
-            None => write_identity(path, identity)?,
-        };
-        Ok(Self {
-            path: path.to_owned(),
-            incarnation,
-            _lock: lock,
-        })
-    }
-
-    /// Locks the directory of a stopped node, to look at it.
-    pub fn open_stopped(path: &Path) -> Result<Self, Error> {
-        if !path.is_dir() {
-            return Err(Error::NoLog {
-                path: path.to_owned(),
-            });
-        }
-        let found = read_identity(path)?.ok_or_else(|| Error::NoLog {
-            path: path.to_owned(),
-        })?;
-        let lock = lock(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            incarnation: found.incarnation,
-            _lock: lock,
-        })
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Drawn when the directory was made: a wiped node comes back with another.
-    pub fn incarnation(&self) -> u64 {
-        self.incarnation
-    }
-}
-
-fn lock(path: &Path) -> Result<File, Error> {
-    let lock = path.join("LOCK");
+/// Creates the directory if need be, takes the lock, and checks or creates the identity. Returns
+/// the lock and the incarnation.
+pub(crate) fn open(dir: &Path, identity: Identity) -> Result<(DirectoryLock, u64), Error> {
+    create_dir(dir).map_err(Error::io("creating the log directory"))?;
     let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true).mode(0o600);
-    let file = options.open(&lock).map_err(Error::io(&lock))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { lock }),
-        Err(TryLockError::Error(source)) => Err(Error::Io { path: lock, source }),
+    options.read(true).write(true).create(true).truncate(false);
+    let path = dir.join(LOCK);
+    let file = options.mode(0o600).open(&path);
+    let lock = lock(file.map_err(Error::io("opening LOCK"))?, dir)?;
+    let incarnation = match read_identity(dir)? {
+        Some(found) => check_identity(dir, &found, identity)?,
+        None => create_identity(dir, identity)?,
+    };
+    Ok((lock, incarnation))
+}
+
+/// Takes the lock of a stopped node's directory, changing nothing; returns who it belongs to.
+pub(crate) fn open_existing(dir: &Path) -> Result<(DirectoryLock, Identity, u64), Error> {
+    let not_a_log = || Error::NotALog { dir: dir.into() };
+    let file = File::open(dir.join(LOCK)).map_err(|_| not_a_log())?;
+    let lock = lock(file, dir)?;
+    let found = read_identity(dir)?.ok_or_else(not_a_log)?;
+    let identity = Identity {
+        cluster_id: found.cluster_id,
+        node: node_of(&found, dir)?,
+    };
+    Ok((lock, identity, found.incarnation))
+}
+
+fn create_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    // Without this, 1. the log acknowledges, 2. power fails, 3. the whole directory is gone.
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
     }
 }
 
-fn check(path: &Path, found: &IdentityFile, identity: Identity) -> Result<u64, Error> {
-    let path = path.to_owned();
-    if found.format > FORMAT {
+fn lock(file: File, dir: &Path) -> Result<DirectoryLock, Error> {
+    match file.try_lock() {
+        Ok(()) => Ok(DirectoryLock { _file: file }),
+        Err(TryLockError::WouldBlock) => {
+            let path = dir.join(LOCK);
+            Err(Error::Locked { path })
+        }
+        Err(TryLockError::Error(source)) => Err(Error::io("locking LOCK")(source)),
+    }
+}
+
+fn read_identity(dir: &Path) -> Result<Option<IdentityFile>, Error> {
+    let path = dir.join(IDENTITY);
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("reading IDENTITY")(error)),
+    };
+    let damaged = |_| Error::IdentityDamaged { path: path.clone() };
+    let format: FormatOnly = serde_json::from_slice(&text).map_err(damaged)?;
+    if format.format > FORMAT_VERSION {
         return Err(Error::NewerFormat {
-            path,
-            found: found.format,
-            known: FORMAT,
+            dir: dir.into(),
+            found: format.format,
+            known: FORMAT_VERSION,
         });
     }
-    if found.cluster_id != identity.cluster_id {
-        let (found, wanted) = (found.cluster_id, identity.cluster_id);
-        return Err(Error::ForeignCluster {
-            path,
-            found,
-            wanted,
+    serde_json::from_slice(&text).map(Some).map_err(damaged)
+}
+
+fn node_of(found: &IdentityFile, dir: &Path) -> Result<NodeId, Error> {
+    let path = dir.join(IDENTITY);
+    NodeId::new(found.node).ok_or(Error::IdentityDamaged { path })
+}
+
+fn check_identity(dir: &Path, found: &IdentityFile, expected: Identity) -> Result<u64, Error> {
+    let node = node_of(found, dir)?;
+    if found.cluster_id != expected.cluster_id {
+        return Err(Error::OtherCluster {
+            dir: dir.into(),
+            found: found.cluster_id,
+            expected: expected.cluster_id,
         });
     }
-    if found.node != identity.node.get() {
-        return Err(Error::ForeignNode {
-            path,
-            found: found.node,
-            wanted: identity.node,
+    if node != expected.node {
+        return Err(Error::OtherNode {
+            dir: dir.into(),
+            found: node,
+            expected: expected.node,
         });
     }
     Ok(found.incarnation)
 }
 
-fn read_identity(path: &Path) -> Result<Option<IdentityFile>, Error> {
-    let path = path.join("IDENTITY");
-    match std::fs::read(&path) {
-        Ok(bytes) => {
-            let found = serde_json::from_slice(&bytes);
-            found
-                .map(Some)
-                .map_err(|source| Error::Identity { path, source })
+fn create_identity(dir: &Path, identity: Identity) -> Result<u64, Error> {
+    let names = std::fs::read_dir(dir).map_err(Error::io("listing the log directory"))?;
+    for name in names {
+        let name = name
+            .map_err(Error::io("listing the log directory"))?
+            .file_name();
+        if Path::new(&name).extension().is_some_and(|e| e == "seg") {
+            return Err(Error::IdentityMissing { dir: dir.into() });
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io { path, source }),
     }
-}
-
-/// Written whole or not at all: temporary file, sync, rename, sync of the directory.
-fn write_identity(path: &Path, identity: Identity) -> Result<u64, Error> {
-    let incarnation = rand::random();
     let file = IdentityFile {
-        format: FORMAT,
+        format: FORMAT_VERSION,
         cluster_id: identity.cluster_id,
         node: identity.node.get(),
-        incarnation,
+        incarnation: rand::random(),
     };
-    let (temporary, target) = (path.join("IDENTITY.tmp"), path.join("IDENTITY"));
-    let bytes = serde_json::to_vec_pretty(&file).expect("numbers always serialize");
-    let mut out = File::create(&temporary).map_err(Error::io(&temporary))?;
-    out.write_all(&bytes)
-        .and_then(|()| out.sync_all())
-        .map_err(Error::io(&temporary))?;
-    std::fs::rename(&temporary, &target).map_err(Error::io(&target))?;
-    sync_dir(path)?;
-    Ok(incarnation)
+    let text = serde_json::to_vec_pretty(&file).expect("numbers have a text form");
+    replace(dir, &text).map_err(Error::io("writing IDENTITY"))?;
+    Ok(file.incarnation)
 }
 
-fn has_segments(path: &Path) -> Result<bool, Error> {
-    let mut entries = std::fs::read_dir(path).map_err(Error::io(path))?;
-    Ok(entries.any(|e| e.is_ok_and(|e| e.path().extension().is_some_and(|x| x == "seg"))))
-}
-
-/// A new or renamed file survives a crash only once its directory is synced.
-pub(crate) fn sync_dir(path: &Path) -> Result<(), Error> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    File::open(path)
-        .and_then(|dir| dir.sync_all())
-        .map_err(Error::io(path))
+fn replace(dir: &Path, text: &[u8]) -> io::Result<()> {
+    let tmp = dir.join(IDENTITY_TMP);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&tmp)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    std::fs::rename(&tmp, dir.join(IDENTITY))?;
+    File::open(dir)?.sync_all()
 }

@@ -1,122 +1,176 @@
-//! What the log asks of a disk, and the real one. The only door to segment files, so that tests can
-//! put a disk behind it that loses, tears and fails.
+//! The few operations the log needs of a disk, and the real one.
+//!
+//! What we assume of a disk, and the simulated one keeps to:
+//! - A write is volatile until a sync of its file returns `Ok`; a crash keeps any part of it, in
+//!   any order, torn within 4 KiB pages that were being written. It does not touch other pages.
+//! - A name created or renamed is volatile until [`Disk::sync_dir`].
+//! - After a failed sync nothing is known: the kernel may have marked the lost pages clean
+//!   (fsyncgate), so the same sync is never tried again.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// A segment file of fixed size.
-pub trait DiskFile: Send + Sync {
-    /// Writes all of `bytes` at `offset`, inside the file's size.
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Reads exactly `bytes.len()` bytes at `offset`.
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
-    /// Makes all earlier writes durable. After an error nothing is known of them.
-    fn sync(&self) -> io::Result<()>;
-    /// The file's size, bytes.
-    fn size(&self) -> io::Result<u64>;
-}
-
-/// A directory of segment files.
+/// A directory of files.
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "as the operating system reports them"
+)]
 pub trait Disk: Send + Sync + 'static {
-    /// Makes a file with `bytes` zeros really written, durable except for its name.
-    fn create(&self, name: &str, bytes: u64) -> io::Result<()>;
-    /// Opens a file.
-    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// The names of all files, in no order.
+    /// The names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
-    /// Renames a file, replacing none; durable on return.
+    /// A new file of `bytes` real, written, synced zeros: a later `sync_data` of it writes no
+    /// metadata. Replaces a file of that name. Its name is not synced. No file is left behind on an error.
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens an existing file.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Renames, replacing a file of the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Removes a file; durable on return.
+    /// Deletes.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Bytes that can still be written.
+    /// Makes all names durable.
+    fn sync_dir(&self) -> io::Result<()>;
+    /// Bytes that new files can still take.
     fn free_bytes(&self) -> io::Result<u64>;
 }
 
-/// A directory of the operating system.
-#[derive(Debug, Clone)]
-pub struct RealDisk {
-    path: PathBuf,
+/// One open file of a fixed length.
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "as the operating system reports them"
+)]
+#[expect(clippy::len_without_is_empty, reason = "a file here is never empty")]
+pub trait DiskFile: Send + Sync + 'static {
+    /// Its length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `buffer` from `offset` on.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// One positional write.
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes earlier writes durable.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Lets the following reads come from the device, not from pages that a failed sync of an
+    /// earlier process left in the cache, clean and never written. Call after `sync_data`.
+    fn drop_cache(&self) -> io::Result<()>;
 }
 
-/// Zeros are written in pieces of this size.
-const ZEROS_BYTES: usize = 1 << 20;
+/// A directory of the real file system.
+#[derive(Debug)]
+pub struct FsDisk {
+    dir: PathBuf,
+    access: Access,
+}
 
-impl RealDisk {
-    /// The disk under `path`.
-    pub fn new(path: &Path) -> Self {
+/// Whether files may be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// For the inspection of a stopped node's log.
+    ReadOnly,
+    /// For a running node.
+    ReadWrite,
+}
+
+impl FsDisk {
+    /// The files in `dir`, which exists.
+    pub fn new(dir: &Path, access: Access) -> Self {
         Self {
-            path: path.to_owned(),
+            dir: dir.to_owned(),
+            access,
         }
     }
 
-    fn sync_directory(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
-    }
-}
-
-impl Disk for RealDisk {
-    fn create(&self, name: &str, bytes: u64) -> io::Result<()> {
-        let file = File::create(self.path.join(name))?;
-        let zeros = vec![0; ZEROS_BYTES];
-        let mut offset = 0;
-        while offset < bytes {
-            let part = usize::try_from(bytes - offset)
-                .unwrap_or(ZEROS_BYTES)
-                .min(ZEROS_BYTES);
-            file.write_all_at(&zeros[..part], offset)?;
-            offset += part as u64;
+    fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
+        // A full disk shows here, before anything is written, and the extents are contiguous.
+        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let zeros = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < bytes {
+            let count = usize::try_from(bytes - at).map_or(zeros.len(), |n| n.min(zeros.len()));
+            file.write_all_at(&zeros[..count], at)?;
+            at += count as u64;
         }
         file.sync_all()
     }
+}
 
-    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let path = self.path.join(name);
-        let file = File::options().read(true).write(true).open(path)?;
-        Ok(Box::new(RealFile(file)))
+impl Disk for FsDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names = std::fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name()));
+        let names: io::Result<Vec<_>> = names.collect();
+        // A name that is not UTF-8 is none of ours.
+        Ok(names?
+            .into_iter()
+            .filter_map(|n| n.into_string().ok())
+            .collect())
     }
 
-    fn list(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.path)? {
-            names.push(entry?.file_name().to_string_lossy().into_owned());
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.dir.join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.mode(0o600).open(&path)?;
+        if let Err(error) = Self::write_zeros(&file, bytes) {
+            std::fs::remove_file(&path)?;
+            return Err(error);
         }
-        Ok(names)
+        Ok(Arc::new(FsFile(file)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let write = self.access == Access::ReadWrite;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(write).open(self.dir.join(name))?;
+        Ok(Arc::new(FsFile(file)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.path.join(from), self.path.join(to))?;
-        self.sync_directory()
+        std::fs::rename(self.dir.join(from), self.dir.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.path.join(name))?;
-        self.sync_directory()
+        std::fs::remove_file(self.dir.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(&self.path)?;
+        let stat = rustix::fs::statvfs(&self.dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 
-struct RealFile(File);
+struct FsFile(File);
 
-impl DiskFile for RealFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+impl DiskFile for FsFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
     }
 
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(bytes, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
+    fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
 
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(
+            &self.0,
+            0,
+            None,
+            rustix::fs::Advice::DontNeed,
+        )?)
     }
 }

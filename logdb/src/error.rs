@@ -1,73 +1,93 @@
-//! Why a log could not be opened or used.
+//! Why a log directory could not be opened or inspected.
 
 use std::path::PathBuf;
 
 use multiraft_engine::types::{GroupId, Index, NodeId};
 
-/// See the variants: each says who should do what.
+use crate::segment::SegmentId;
+
+/// Why a log directory was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
-    /// End the other process.
-    #[error("{} is locked: another process uses this data directory; end it first", lock.display())]
-    Locked { lock: PathBuf },
-    #[error("{} belongs to node {found}, not to node {wanted}: check --node and --data-dir", path.display())]
-    ForeignNode {
-        path: PathBuf,
-        found: u32,
-        wanted: NodeId,
+    /// Stop the other process, or use another directory.
+    #[error("another process holds {}", path.display())]
+    Locked { path: PathBuf },
+    /// The directory of another node was mounted or copied here.
+    #[error("{} belongs to node {found}, this is node {expected}: check --node and --data-dir", dir.display())]
+    OtherNode {
+        dir: PathBuf,
+        found: NodeId,
+        expected: NodeId,
     },
-    #[error(
-        "{} belongs to cluster {found}, not to {wanted}: check --cluster-id and --data-dir",
-        path.display()
-    )]
-    ForeignCluster {
-        path: PathBuf,
+    /// The directory of a node of another cluster.
+    #[error("{} belongs to cluster {found}, this is cluster {expected}: check --cluster-id and --data-dir", dir.display())]
+    OtherCluster {
+        dir: PathBuf,
         found: u64,
-        wanted: u64,
+        expected: u64,
     },
-    #[error("{} has format {found}, this version reads up to {known}: use a newer version", path.display())]
+    /// Start the newer program again, or export with it.
+    #[error("{} has log format {found}, this program knows up to {known}", dir.display())]
     NewerFormat {
-        path: PathBuf,
+        dir: PathBuf,
         found: u32,
         known: u32,
     },
-    #[error("{} is damaged: {source}", path.display())]
-    Identity {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
-    #[error("{} holds segments but no IDENTITY: it is incomplete, restore the file", path.display())]
-    NoIdentity { path: PathBuf },
-    #[error("{} holds no log", path.display())]
-    NoLog { path: PathBuf },
-    /// Bytes that were promised durable are gone. Nothing was changed.
+    /// The identity file is not what this program wrote; restore it.
+    #[error("{} is damaged", path.display())]
+    IdentityDamaged { path: PathBuf },
+    /// Segments without their identity: the checksums cannot be verified. Restore the file.
+    #[error("{} holds segments but no IDENTITY file", dir.display())]
+    IdentityMissing { dir: PathBuf },
+    /// Nothing to inspect.
+    #[error("{} is not a log directory", dir.display())]
+    NotALog { dir: PathBuf },
+    /// Bytes that were promised to be durable no longer verify. Nothing was changed: quarantine
+    /// the groups and fetch them from their peers.
     #[error(
-        "segment {segment:016x} is damaged at byte {offset}, but later batches prove that batch \
-         {sequence} was durable: restore this node's data, or remove it and rejoin"
+        "segment {segment}: promised bytes at offset {offset} are damaged, groups hurt: {}",
+        names(groups)
     )]
     Corrupt {
-        segment: u64,
+        segment: SegmentId,
         offset: u64,
-        sequence: u64,
+        /// As far as the damaged bytes tell; empty if they do not.
+        groups: Vec<GroupId>,
     },
-    /// The batches are whole but do not fit together.
-    #[error("group {group}: entry {index} does not follow the entries before it")]
+    /// A segment that the last batch still needs is gone. Restore the file.
+    #[error("segment {segment} is needed and missing")]
+    MissingSegment { segment: SegmentId },
+    /// The batches verify but do not add up; a bug, or files of different times mixed.
+    #[error("group {group}: entry {index} is missing between stored entries")]
     Gap { group: GroupId, index: Index },
-    #[error("segment_bytes is {bytes}: it must be at least {minimum}")]
-    SegmentTooSmall { bytes: u64, minimum: u64 },
-    #[error("{}: {source}", path.display())]
+    /// The options contradict themselves.
+    #[error("option {option} is {value}, allowed is {allowed}")]
+    Options {
+        option: &'static str,
+        value: u64,
+        allowed: &'static str,
+    },
+    /// The operating system refused.
+    #[error("{what}: {source}")]
     Io {
-        path: PathBuf,
+        what: &'static str,
         source: std::io::Error,
     },
 }
 
 impl Error {
-    /// An IO error at a path.
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { path, source }
+    /// Wraps an IO error with what was being done, for `map_err`.
+    pub(crate) fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { what, source }
     }
+}
+
+fn names(groups: &[GroupId]) -> String {
+    if groups.is_empty() {
+        return "unknown".to_owned();
+    }
+    let names: Vec<_> = groups.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }

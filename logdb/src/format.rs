@@ -1,333 +1,448 @@
-//! The bytes of segments and batches: the only file that knows them. Little endian.
+//! The bytes of a segment. No other file knows them.
 //!
 //! ```text
-//! segment header (4096, zero padded)
-//!   "MRLOGSEG" | u32 format | u32 crc32 of what follows | u64 segment id
-//! batch header (64)
-//!   u32 magic | u32 crc32 of 8..64 | u64 sequence | u64 segment id | u64 synced_through
-//!   u32 item bytes | u32 item count | u32 crc32 of the items | 20 zero bytes
-//! item
-//!   u8 kind | 3 zero bytes | u32 group | u32 bytes | body
+//! segment: | batch | batch | … | zeros, or a dead batch of an earlier use of the file |
+//! batch, from a 4 KiB page boundary to the next, little endian:
+//! 0       4            8           12      16         24        32               40       48       52      56
+//! | magic | header crc | batch crc | items | sequence | segment | synced through | oldest | bodies | items | zeros to 64
+//! |                                  count                                         segment  bytes    bytes
+//! | bodies: entry blocks, as their leader encoded them | items | zeros to the page's end |
+//! item: | u8 kind | u32 group | fields of the kind |
 //! ```
-//! A block's body bytes are covered by the block's own checksum, which its leader made; the items'
-//! checksum covers that checksum in their place, so payloads are summed once in their life.
-//! Batches start at multiples of 512: no sector holds bytes of two batches, so a torn write of one
-//! cannot hurt another. The segment id in each batch makes a recycled segment's old batches void.
+//! - Both checksums are seeded with the log's incarnation and the segment's id. The id rises with
+//!   each use of a file, so what an earlier use left behind never verifies; and since the
+//!   incarnation is a secret of the directory, no payload can pose as a batch.
+//! - The header's checksum makes its lengths trustworthy before they are used, and a header alone
+//!   is proof of what it says about earlier batches.
+//! - The batch checksum covers header and items. A block's item repeats the block's own checksum,
+//!   so the bodies are covered without being summed a second time.
+//! - Bodies come first: a block's offset is known while the batch still grows.
+//! - Batches begin on a page: no write ever touches a page that holds promised bytes, so a torn
+//!   write cannot damage them. The page cache writes whole pages anyway: the padding is free.
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
+use crc32fast::Hasher;
 use multiraft_engine::block::{Block, HEADER_BYTES as BLOCK_HEADER_BYTES};
-use multiraft_engine::traits::GroupWrite;
 use multiraft_engine::types::{GroupId, HardState, Index, NodeId, Term};
 
-/// Bytes of a segment's header.
-pub const SEGMENT_HEADER_BYTES: u64 = 4096;
-/// Bytes of a batch's header.
-pub const BATCH_HEADER_BYTES: usize = 64;
-/// Batches start at multiples of this: the unit that a disk writes whole or not at all.
-pub const SECTOR_BYTES: usize = 512;
-const SEGMENT_MAGIC: &[u8; 8] = b"MRLOGSEG";
-const BATCH_MAGIC: u32 = 0x4254_524d;
-const FORMAT: u32 = 1;
-const ITEM_HEADER_BYTES: usize = 12;
+use crate::segment::SegmentId;
 
-const REMOVE: u8 = 1;
-const META: u8 = 2;
-const COMPACT: u8 = 3;
-const TRUNCATE: u8 = 4;
-const BLOCK: u8 = 5;
-const HARD_STATE: u8 = 6;
-const MOVED_BLOCK: u8 = 7;
+/// The version of this format, stored in the identity file.
+pub const FORMAT_VERSION: u32 = 1;
+/// Batches begin at multiples of this.
+pub const PAGE_BYTES: u64 = 4096;
+/// Bytes before a batch's bodies.
+pub(crate) const HEADER_BYTES: usize = 64;
+const MAGIC: u32 = 0x4c52_4d31;
+const RESERVED: [u8; 8] = [0; 8];
 
-/// One step in a group's life, as stored.
+/// One use of one file: what seeds the checksums.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Generation {
+    pub(crate) incarnation: u64,
+    pub(crate) segment: SegmentId,
+}
+
+impl Generation {
+    fn hasher(self) -> Hasher {
+        let mut hasher = Hasher::new();
+        hasher.update(&self.incarnation.to_le_bytes());
+        hasher.update(&self.segment.0.to_le_bytes());
+        hasher
+    }
+}
+
+/// What a batch says about itself and about the log before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// Rising by one from batch to batch, over all segments, from 1.
+    pub(crate) sequence: u64,
+    /// All batches up to this sequence were durable before this one was written.
+    pub(crate) synced_through: u64,
+    /// The oldest segment that holds anything alive; older ones may be gone.
+    pub(crate) oldest: SegmentId,
+    pub(crate) item_count: u32,
+    pub(crate) bodies_bytes: u32,
+    pub(crate) items_bytes: u32,
+}
+
+impl Header {
+    /// From the batch's first byte to the next batch's.
+    pub(crate) fn padded_bytes(&self) -> u64 {
+        self.unpadded_bytes().next_multiple_of(PAGE_BYTES)
+    }
+
+    /// Without the padding.
+    pub(crate) fn unpadded_bytes(&self) -> u64 {
+        HEADER_BYTES as u64 + u64::from(self.bodies_bytes) + u64::from(self.items_bytes)
+    }
+
+    /// Reads and checks the header at the start of `bytes`; `None` if there is none of this
+    /// generation.
+    pub(crate) fn decode(bytes: &[u8], generation: Generation) -> Option<Self> {
+        let bytes = bytes.get(..HEADER_BYTES)?;
+        let mut fields = Fields(bytes);
+        if fields.u32()? != MAGIC || fields.u32()? != header_crc(bytes, generation) {
+            return None;
+        }
+        fields.u32()?; // the batch's checksum
+        let item_count = fields.u32()?;
+        let sequence = fields.u64()?;
+        if fields.u64()? != generation.segment.0 {
+            return None;
+        }
+        Some(Self {
+            sequence,
+            synced_through: fields.u64()?,
+            oldest: SegmentId(fields.u64()?),
+            item_count,
+            bodies_bytes: fields.u32()?,
+            items_bytes: fields.u32()?,
+        })
+    }
+}
+
+fn header_crc(header: &[u8], generation: Generation) -> u32 {
+    let mut hasher = generation.hasher();
+    hasher.update(&header[8..HEADER_BYTES]);
+    hasher.finalize()
+}
+
+fn batch_crc(header: &[u8], items: &[u8], generation: Generation) -> u32 {
+    let mut hasher = generation.hasher();
+    hasher.update(&header[12..HEADER_BYTES]);
+    hasher.update(items);
+    hasher.finalize()
+}
+
+/// Finishes a batch: `buffer` holds room for the header and the bodies, and gets the rest.
+pub(crate) fn seal(buffer: &mut Vec<u8>, items: &[u8], header: &Header, generation: Generation) {
+    assert!(
+        (buffer.len() + items.len()) as u64 == header.unpadded_bytes(),
+        "the header tells the lengths"
+    );
+    let mut head = Vec::with_capacity(HEADER_BYTES);
+    head.extend_from_slice(&MAGIC.to_le_bytes());
+    head.extend_from_slice(&RESERVED); // the two checksums
+    head.extend_from_slice(&header.item_count.to_le_bytes());
+    head.extend_from_slice(&header.sequence.to_le_bytes());
+    head.extend_from_slice(&generation.segment.0.to_le_bytes());
+    head.extend_from_slice(&header.synced_through.to_le_bytes());
+    head.extend_from_slice(&header.oldest.0.to_le_bytes());
+    head.extend_from_slice(&header.bodies_bytes.to_le_bytes());
+    head.extend_from_slice(&header.items_bytes.to_le_bytes());
+    head.extend_from_slice(&RESERVED);
+    let crc = batch_crc(&head, items, generation);
+    head[8..12].copy_from_slice(&crc.to_le_bytes());
+    let crc = header_crc(&head, generation);
+    head[4..8].copy_from_slice(&crc.to_le_bytes());
+    buffer[..HEADER_BYTES].copy_from_slice(&head);
+    buffer.extend_from_slice(items);
+    let padded = usize::try_from(header.padded_bytes()).expect("it is in memory");
+    buffer.resize(padded, 0);
+}
+
+/// What an item says of a block; the block itself is among the bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlockItem {
+    pub(crate) first: Index,
+    pub(crate) last: Index,
+    pub(crate) term: Term,
+    pub(crate) bytes: u32,
+    pub(crate) checksum: u32,
+}
+
+impl BlockItem {
+    pub(crate) fn of(block: &Block) -> Self {
+        Self {
+            first: block.first(),
+            last: block.last(),
+            term: block.term(),
+            bytes: u32::try_from(block.bytes().len()).expect("a block is at most 64 MiB"),
+            checksum: block.checksum(),
+        }
+    }
+}
+
+/// One change of one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Item {
-    /// Everything of the group is gone.
+pub(crate) enum Item {
+    /// Nothing of the group is left.
     Remove,
     /// The group's description.
     Meta(Bytes),
-    /// Entries up to here, the last of this term, are no longer needed.
-    Compact(Index, Term),
-    /// Entries from here on never happened.
-    Truncate(Index),
-    /// Appended after the last entry.
-    Block(Block),
-    /// The hard state.
+    /// Entries up to `index`, which was of `term` (zero: not known), are gone.
+    CompactTo { index: Index, term: Term },
+    /// Entries from `index` on are gone.
+    TruncateFrom(Index),
+    /// Entries follow; what was stored from their first index on is gone.
+    Append(BlockItem),
+    /// The group's hard state.
     HardState(HardState),
-    /// A block again, from a segment that is to be freed.
-    MovedBlock(Block),
+    /// The group's small state, written again so that its old segment can be recycled.
+    Checkpoint(Checkpoint),
+    /// Entries written again so that their old segment can be recycled; others stay.
+    Moved(BlockItem),
 }
 
-/// A batch header's fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchHeader {
-    /// Rises by one from batch to batch, over all segments.
-    pub sequence: u64,
-    /// The segment it was written to.
-    pub segment: u64,
-    /// Batches up to this sequence were durable when this one was written.
-    pub synced_through: u64,
-    /// Bytes of the items.
-    pub item_bytes: u32,
-    /// Number of items.
-    pub item_count: u32,
-    items_crc: u32,
+/// All of a group but its entries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Checkpoint {
+    pub(crate) meta: Bytes,
+    pub(crate) hard_state: HardState,
+    pub(crate) compacted: (Index, Term),
 }
 
-/// Where a block's bytes lie in an encoded batch.
-#[derive(Debug, Clone)]
-pub struct BlockPlace {
-    /// Whose.
-    pub group: GroupId,
-    /// The block.
-    pub block: Block,
-    /// From the batch's start, bytes.
-    pub offset: usize,
-}
-
-/// A batch being encoded at the end of a buffer: header space, then items.
-pub struct BatchEncoder<'a> {
-    buffer: &'a mut Vec<u8>,
-    start: usize,
-    count: u32,
-    crc: crc32fast::Hasher,
-}
-
-impl<'a> BatchEncoder<'a> {
-    /// Starts a batch at the buffer's end, which must be a multiple of [`SECTOR_BYTES`].
-    pub fn new(buffer: &'a mut Vec<u8>) -> Self {
-        let start = buffer.len();
-        assert!(
-            start.is_multiple_of(SECTOR_BYTES),
-            "batches start at sectors"
-        );
-        buffer.resize(start + BATCH_HEADER_BYTES, 0);
-        Self {
-            buffer,
-            start,
-            count: 0,
-            crc: crc32fast::Hasher::new(),
+impl Item {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Remove => 1,
+            Self::Meta(_) => 2,
+            Self::CompactTo { .. } => 3,
+            Self::TruncateFrom(_) => 4,
+            Self::Append(_) => 5,
+            Self::HardState(_) => 6,
+            Self::Checkpoint(_) => 7,
+            Self::Moved(_) => 8,
         }
     }
 
-    /// Adds all of a group's write; returns where each of its blocks begins. `compacted` is what
-    /// `compact_to` means: the index and its entry's term.
-    pub fn put_write(
-        &mut self,
-        write: &GroupWrite,
-        compacted: Option<(Index, Term)>,
-    ) -> Vec<usize> {
-        let group = write.group;
-        if write.remove {
-            self.put(group, &Item::Remove);
+    /// The block this item is about, if it is about one.
+    pub(crate) fn block(&self) -> Option<BlockItem> {
+        match self {
+            Self::Append(block) | Self::Moved(block) => Some(*block),
+            Self::Remove
+            | Self::Meta(_)
+            | Self::CompactTo { .. }
+            | Self::TruncateFrom(_)
+            | Self::HardState(_)
+            | Self::Checkpoint(_) => None,
         }
-        if let Some(meta) = &write.meta {
-            self.put(group, &Item::Meta(meta.clone()));
-        }
-        if let Some((index, term)) = compacted {
-            self.put(group, &Item::Compact(index, term));
-        }
-        if let Some(from) = write.truncate_from {
-            self.put(group, &Item::Truncate(from));
-        }
-        let blocks = write.blocks.iter();
-        let offsets = blocks
-            .map(|b| self.put(group, &Item::Block(b.clone())))
-            .collect();
-        if let Some(hard_state) = write.hard_state {
-            self.put(group, &Item::HardState(hard_state));
-        }
-        offsets
     }
 
-    /// Adds one item; returns where a block's bytes begin, from the batch's start.
-    pub fn put(&mut self, group: GroupId, item: &Item) -> usize {
-        let mut body = Vec::new();
-        let kind = match item {
-            Item::Remove => REMOVE,
-            Item::Meta(meta) => {
-                body.put_slice(meta);
-                META
+    /// Appends the item's bytes.
+    pub(crate) fn encode(&self, group: GroupId, out: &mut Vec<u8>) {
+        out.push(self.kind());
+        put_u32(out, group.0);
+        match self {
+            Self::Remove => {}
+            Self::Meta(meta) => put_bytes(out, meta),
+            Self::CompactTo { index, term } => {
+                put_u64(out, index.0);
+                put_u64(out, term.0);
             }
-            Item::Compact(index, term) => {
-                body.put_u64_le(index.0);
-                body.put_u64_le(term.0);
-                COMPACT
+            Self::TruncateFrom(index) => put_u64(out, index.0),
+            Self::Append(block) | Self::Moved(block) => {
+                put_u64(out, block.first.0);
+                put_u64(out, block.last.0);
+                put_u64(out, block.term.0);
+                put_u32(out, block.bytes);
+                put_u32(out, block.checksum);
             }
-            Item::Truncate(from) => {
-                body.put_u64_le(from.0);
-                TRUNCATE
+            Self::HardState(state) => put_hard_state(out, *state),
+            Self::Checkpoint(checkpoint) => {
+                put_hard_state(out, checkpoint.hard_state);
+                put_u64(out, checkpoint.compacted.0.0);
+                put_u64(out, checkpoint.compacted.1.0);
+                put_bytes(out, &checkpoint.meta);
             }
-            Item::HardState(state) => {
-                body.put_u64_le(state.term.0);
-                body.put_u32_le(state.vote.map_or(0, NodeId::get));
-                body.put_u64_le(state.commit.0);
-                HARD_STATE
-            }
-            Item::Block(block) => return self.put_block(BLOCK, group, block),
-            Item::MovedBlock(block) => return self.put_block(MOVED_BLOCK, group, block),
+        }
+    }
+
+    fn decode(fields: &mut Fields<'_>) -> Option<(GroupId, Self)> {
+        let kind = fields.u8()?;
+        let group = GroupId(fields.u32()?);
+        let item = match kind {
+            1 => Self::Remove,
+            2 => Self::Meta(fields.bytes()?),
+            3 => Self::CompactTo {
+                index: Index(fields.u64()?),
+                term: Term(fields.u64()?),
+            },
+            4 => Self::TruncateFrom(Index(fields.u64()?)),
+            5 => Self::Append(fields.block()?),
+            6 => Self::HardState(fields.hard_state()?),
+            7 => Self::Checkpoint(Checkpoint {
+                hard_state: fields.hard_state()?,
+                compacted: (Index(fields.u64()?), Term(fields.u64()?)),
+                meta: fields.bytes()?,
+            }),
+            8 => Self::Moved(fields.block()?),
+            _ => return None,
         };
-        let at = self.put_header(kind, group, body.len());
-        self.crc.update(&body);
-        self.buffer.put_slice(&body);
-        at
-    }
-
-    fn put_block(&mut self, kind: u8, group: GroupId, block: &Block) -> usize {
-        let at = self.put_header(kind, group, block.bytes().len());
-        self.crc.update(&block.checksum().to_le_bytes());
-        self.buffer.put_slice(block.bytes());
-        at
-    }
-
-    fn put_header(&mut self, kind: u8, group: GroupId, bytes: usize) -> usize {
-        let header = self.buffer.len();
-        self.buffer.put_slice(&[kind, 0, 0, 0]);
-        self.buffer.put_u32_le(group.0);
-        self.buffer
-            .put_u32_le(u32::try_from(bytes).expect("items are far below 4 GiB"));
-        self.crc.update(&self.buffer[header..]);
-        self.count += 1;
-        self.buffer.len() - self.start
-    }
-
-    /// Pads to a sector; [`seal`] makes it a batch once its place is known.
-    pub fn finish(self) -> usize {
-        let item_bytes = self.buffer.len() - self.start - BATCH_HEADER_BYTES;
-        let mut fields = &mut self.buffer[self.start + 32..self.start + 44];
-        fields.put_u32_le(u32::try_from(item_bytes).expect("a turn's writes are below 4 GiB"));
-        fields.put_u32_le(self.count);
-        fields.put_u32_le(self.crc.finalize());
-        let padded = self.buffer.len().next_multiple_of(SECTOR_BYTES);
-        self.buffer.resize(padded, 0);
-        padded - self.start
+        Some((group, item))
     }
 }
 
-/// Completes the header of an encoded batch.
-pub fn seal(batch: &mut [u8], sequence: u64, segment: u64, synced_through: u64) {
-    let mut fields = &mut batch[8..32];
-    fields.put_u64_le(sequence);
-    fields.put_u64_le(segment);
-    fields.put_u64_le(synced_through);
-    let crc = crc32fast::hash(&batch[8..BATCH_HEADER_BYTES]);
-    let mut start = &mut batch[0..8];
-    start.put_u32_le(BATCH_MAGIC);
-    start.put_u32_le(crc);
+fn put_u32(out: &mut Vec<u8>, value: u32) {
+    out.extend_from_slice(&value.to_le_bytes());
 }
 
-/// A batch header at the start of `bytes`, if there is one of this segment.
-pub fn batch_header(bytes: &[u8], segment: u64) -> Option<BatchHeader> {
-    let bytes = bytes.get(..BATCH_HEADER_BYTES)?;
-    if u32_at(bytes, 0) != BATCH_MAGIC || u32_at(bytes, 4) != crc32fast::hash(&bytes[8..]) {
-        return None;
-    }
-    let header = BatchHeader {
-        sequence: u64_at(bytes, 8),
-        segment: u64_at(bytes, 16),
-        synced_through: u64_at(bytes, 24),
-        item_bytes: u32_at(bytes, 32),
-        item_count: u32_at(bytes, 36),
-        items_crc: u32_at(bytes, 40),
-    };
-    (header.segment == segment).then_some(header)
+fn put_u64(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(&value.to_le_bytes());
 }
 
-impl BatchHeader {
-    /// The batch's whole length with padding, bytes.
-    pub fn padded_bytes(&self) -> u64 {
-        (BATCH_HEADER_BYTES as u64 + u64::from(self.item_bytes))
-            .next_multiple_of(SECTOR_BYTES as u64)
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_u32(
+        out,
+        u32::try_from(bytes.len()).expect("a group's description is small"),
+    );
+    out.extend_from_slice(bytes);
+}
+
+fn put_hard_state(out: &mut Vec<u8>, state: HardState) {
+    put_u64(out, state.term.0);
+    put_u32(out, state.vote.map_or(0, NodeId::get));
+    put_u64(out, state.commit.0);
+}
+
+/// Bytes that are read from the front, never past their end.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take(&mut self, count: usize) -> Option<&[u8]> {
+        let (head, tail) = self.0.split_at_checked(count)?;
+        self.0 = tail;
+        Some(head)
     }
 
-    /// The items with each block's offset from the batch's start; `None` if any byte is wrong.
-    pub fn items(&self, batch: &Bytes) -> Option<Vec<(GroupId, Item, usize)>> {
-        let end = BATCH_HEADER_BYTES + self.item_bytes as usize;
-        if batch.len() < end {
-            return None;
+    fn u8(&mut self) -> Option<u8> {
+        self.take(1).map(|b| b[0])
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        let bytes = self.take(4)?.try_into().expect("four bytes");
+        Some(u32::from_le_bytes(bytes))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        let bytes = self.take(8)?.try_into().expect("eight bytes");
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    fn bytes(&mut self) -> Option<Bytes> {
+        let count = self.u32()? as usize;
+        self.take(count).map(Bytes::copy_from_slice) // checked before it allocates
+    }
+
+    fn hard_state(&mut self) -> Option<HardState> {
+        Some(HardState {
+            term: Term(self.u64()?),
+            vote: NodeId::new(self.u32()?),
+            commit: Index(self.u64()?),
+        })
+    }
+
+    fn block(&mut self) -> Option<BlockItem> {
+        let block = BlockItem {
+            first: Index(self.u64()?),
+            last: Index(self.u64()?),
+            term: Term(self.u64()?),
+            bytes: self.u32()?,
+            checksum: self.u32()?,
+        };
+        let ordered = Index::ZERO < block.first && block.first <= block.last;
+        let sized = block.bytes as usize > BLOCK_HEADER_BYTES && block.last.0 < u64::MAX;
+        (ordered && sized).then_some(block)
+    }
+}
+
+/// An item as found in a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) group: GroupId,
+    pub(crate) item: Item,
+    /// Of the block from the batch's first byte; 0 for items without a block.
+    pub(crate) offset: u32,
+}
+
+/// A batch that verified, every byte of it but the padding.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) header: Header,
+    pub(crate) records: Vec<Record>,
+}
+
+/// Bytes that are not a batch of this generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Damage {
+    /// What is wrong, for people.
+    pub(crate) what: &'static str,
+    /// The groups hurt, as far as the bytes tell.
+    pub(crate) groups: Vec<GroupId>,
+}
+
+impl Damage {
+    fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            groups: Vec::new(),
         }
-        let mut items = Vec::new();
-        let mut crc = crc32fast::Hasher::new();
-        let mut at = BATCH_HEADER_BYTES;
-        for _ in 0..self.item_count {
-            let header = batch.get(at..at + ITEM_HEADER_BYTES)?;
-            crc.update(header);
-            let (kind, group) = (header[0], GroupId(u32_at(header, 4)));
-            at += ITEM_HEADER_BYTES;
-            let body_end = at + u32_at(header, 8) as usize;
-            if body_end > end {
+    }
+}
+
+impl Batch {
+    /// Reads and checks the batch at the start of `bytes`: both checksums and every block's.
+    pub(crate) fn decode(bytes: &Bytes, generation: Generation) -> Result<Self, Damage> {
+        let header = Header::decode(bytes, generation).ok_or(Damage::new("no batch header"))?;
+        let whole = usize::try_from(header.unpadded_bytes()).ok();
+        let Some(content) = whole.and_then(|n| bytes.get(..n)) else {
+            return Err(Damage::new("batch longer than its segment"));
+        };
+        let items = &content[HEADER_BYTES + header.bodies_bytes as usize..];
+        let records = decode_records(items, &header);
+        if Fields(&content[8..]).u32() != Some(batch_crc(content, items, generation)) {
+            return Err(Damage {
+                what: "batch checksum mismatch",
+                groups: groups_of(records.unwrap_or_default().iter()),
+            });
+        }
+        let records = records.ok_or(Damage::new("items malformed"))?;
+        let damaged = records.iter().filter(|r| !is_body_intact(r, bytes));
+        let groups = groups_of(damaged);
+        if !groups.is_empty() {
+            let what = "block checksum mismatch";
+            return Err(Damage { what, groups });
+        }
+        Ok(Self { header, records })
+    }
+}
+
+fn groups_of<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<GroupId> {
+    let mut groups: Vec<_> = records.map(|r| r.group).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
+fn decode_records(items: &[u8], header: &Header) -> Option<Vec<Record>> {
+    let mut fields = Fields(items);
+    let mut records = Vec::new(); // grows with the bytes that are there, not with the count
+    let mut body_end = 0u32;
+    for _ in 0..header.item_count {
+        let (group, item) = Item::decode(&mut fields)?;
+        let mut offset = 0;
+        if let Some(block) = item.block() {
+            offset = body_end.checked_add(u32::try_from(HEADER_BYTES).expect("64"))?;
+            body_end = body_end.checked_add(block.bytes)?;
+            if body_end > header.bodies_bytes {
                 return None;
             }
-            let body = batch.slice(at..body_end);
-            if matches!(kind, BLOCK | MOVED_BLOCK) {
-                if body.len() < BLOCK_HEADER_BYTES {
-                    return None;
-                }
-                crc.update(&body[0..4]);
-            } else {
-                crc.update(&body);
-            }
-            items.push((group, item(kind, body)?, at));
-            at = body_end;
         }
-        (at == end && crc.finalize() == self.items_crc).then_some(items)
+        records.push(Record {
+            group,
+            item,
+            offset,
+        });
     }
+    (fields.0.is_empty() && body_end == header.bodies_bytes).then_some(records)
 }
 
-fn item(kind: u8, body: Bytes) -> Option<Item> {
-    let sized = |bytes| (body.len() == bytes).then_some(());
-    Some(match kind {
-        REMOVE => {
-            sized(0)?;
-            Item::Remove
-        }
-        META => Item::Meta(body),
-        COMPACT => {
-            sized(16)?;
-            Item::Compact(Index(u64_at(&body, 0)), Term(u64_at(&body, 8)))
-        }
-        TRUNCATE => {
-            sized(8)?;
-            Item::Truncate(Index(u64_at(&body, 0)))
-        }
-        HARD_STATE => {
-            sized(20)?;
-            Item::HardState(HardState {
-                term: Term(u64_at(&body, 0)),
-                vote: NodeId::new(u32_at(&body, 8)),
-                commit: Index(u64_at(&body, 12)),
-            })
-        }
-        BLOCK => Item::Block(Block::decode(body).ok()?),
-        MOVED_BLOCK => Item::MovedBlock(Block::decode(body).ok()?),
-        _ => return None,
-    })
-}
-
-/// A segment's header, for people and tools: batches prove by themselves where they belong.
-pub fn segment_header(segment: u64) -> Vec<u8> {
-    let mut header = Vec::with_capacity(24);
-    header.put_slice(SEGMENT_MAGIC);
-    header.put_u32_le(FORMAT);
-    header.put_u32_le(crc32fast::hash(&segment.to_le_bytes()));
-    header.put_u64_le(segment);
-    header
-}
-
-/// A segment's file name.
-pub fn segment_name(segment: u64) -> String {
-    format!("{segment:016x}.seg")
-}
-
-/// The segment that a file name is for.
-pub fn segment_of(name: &str) -> Option<u64> {
-    let id = name.strip_suffix(".seg").filter(|id| id.len() == 16)?;
-    u64::from_str_radix(id, 16).ok()
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+fn is_body_intact(record: &Record, batch: &Bytes) -> bool {
+    let Some(item) = record.item.block() else {
+        return true;
+    };
+    let start = record.offset as usize;
+    let body = batch.slice(start..start + item.bytes as usize);
+    Block::decode(body).is_ok_and(|block| BlockItem::of(&block) == item)
 }

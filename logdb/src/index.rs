@@ -1,234 +1,298 @@
-//! In memory: what each group has, and where its blocks lie.
+//! In memory: for each group, where its newest state lies. Changed by the same items, in the same
+//! order, by an append and by recovery; so what recovery finds is what was written.
 //!
-//! Live bytes of a segment are the blocks in it that are still part of a group's log, and the
-//! newest description, hard state and compaction mark of a group, counted where they were written.
+//! Invariants, checked by [`Index::check_gapless`] after recovery:
+//! - a group's spans are in index order without gaps, from the entry after the compacted one;
+//! - every item that counts is in the live bytes of its segment exactly once.
+//!
+//! During recovery spans may have gaps for a while: the segment of older entries may be recycled
+//! already, and the items that moved them come later in the log.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
 use multiraft_engine::block::Block;
-use multiraft_engine::traits::{GroupWrite, StoredGroup};
-use multiraft_engine::types::{GroupId, HardState, Index, Term};
+use multiraft_engine::traits::StoredGroup;
+use multiraft_engine::types::{GroupId, Index as LogIndex, Term};
 
-/// A place in a segment.
+use crate::format::{BlockItem, Checkpoint, Item};
+use crate::segment::SegmentTable;
+
+/// What an item is counted with beside its payload, bytes.
+const ITEM_BYTES: u64 = 32;
+
+/// Where a block is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The segment.
-    pub segment: u64,
-    /// Bytes from its start.
-    pub offset: u64,
+pub(crate) struct Position {
+    /// The batch.
+    pub(crate) sequence: u64,
+    /// From the batch's first byte.
+    pub(crate) offset: u32,
+    pub(crate) bytes: u32,
 }
 
-/// A block of a group's log, of which the part from `first` to `last` counts.
+/// A run of entries in one stored block; the block may hold more, cut off since.
 #[derive(Debug, Clone)]
-pub struct BlockRef {
-    /// First index that counts.
-    pub first: Index,
-    /// Last index that counts.
-    pub last: Index,
-    /// Their term.
-    pub term: Term,
-    /// Length of the whole block, bytes.
-    pub bytes: usize,
-    /// Where it lies; `None` while it waits for the writer.
-    pub place: Option<Place>,
-    /// The block while it is recent; always there while `place` is not.
-    pub cached: Option<Block>,
+pub(crate) struct Span {
+    pub(crate) first: LogIndex,
+    pub(crate) last: LogIndex,
+    pub(crate) term: Term,
+    pub(crate) at: Position,
+    /// The block, while it is not durable or recent.
+    pub(crate) block: Option<Block>,
 }
 
-/// All that is stored of one group.
-#[derive(Debug, Clone, Default)]
-pub struct GroupIndex {
-    /// The description; `None` until it was seen (a group in recovery).
-    pub meta: Option<Bytes>,
-    /// The hard state.
-    pub hard_state: HardState,
-    /// Compacted up to, and the term there.
-    pub compacted: (Index, Term),
-    /// The blocks after it, gapless.
-    pub blocks: VecDeque<BlockRef>,
-    /// The segments that hold the newest description, hard state and compaction mark; 0: none yet.
-    pub state_segments: [u64; 3],
+/// A small item that counts.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    sequence: u64,
+    bytes: u64,
 }
 
-/// All groups.
+/// Puts `new` in the place of what a slot held.
+fn hold(slot: &mut Option<Held>, new: Option<Held>, killer: u64, table: &mut SegmentTable) {
+    if let Some(old) = slot.take() {
+        table.remove_live(old.sequence, old.bytes, killer);
+    }
+    if let Some(new) = new {
+        table.add_live(new.sequence, new.bytes);
+        *slot = Some(new);
+    }
+}
+
+/// One group.
 #[derive(Debug, Default)]
-pub struct LogIndex {
-    /// By id.
-    pub groups: BTreeMap<GroupId, GroupIndex>,
-    /// Bytes of live blocks by segment.
-    pub live: BTreeMap<u64, u64>,
+pub(crate) struct Group {
+    pub(crate) state: Checkpoint,
+    meta_at: Option<Held>,
+    hard_state_at: Option<Held>,
+    compacted_at: Option<Held>,
+    spans: VecDeque<Span>,
 }
 
-impl GroupIndex {
-    /// The last index, or what was compacted.
-    pub fn last(&self) -> Index {
-        self.blocks.back().map_or(self.compacted.0, |b| b.last)
+impl Group {
+    pub(crate) fn last(&self) -> LogIndex {
+        self.spans.back().map_or(self.state.compacted.0, |s| s.last)
     }
 
-    /// The term of an entry.
-    pub fn term(&self, index: Index) -> Option<Term> {
-        if index == self.compacted.0 {
-            return Some(self.compacted.1);
+    pub(crate) fn spans(&self) -> impl Iterator<Item = &Span> {
+        self.spans.iter()
+    }
+
+    /// The spans from the one that holds `index` on.
+    pub(crate) fn spans_from(&self, index: LogIndex) -> impl Iterator<Item = &Span> {
+        let start = self.spans.partition_point(|s| s.last < index);
+        self.spans.iter().skip(start)
+    }
+
+    /// The term of an entry, or of the one compacted last; zero if it is not known.
+    pub(crate) fn term_of(&self, index: LogIndex) -> Term {
+        match self.spans_from(index).next() {
+            Some(span) if span.first <= index => span.term,
+            _ if index == self.state.compacted.0 => self.state.compacted.1,
+            _ => Term::ZERO,
         }
-        let at = self.blocks.partition_point(|b| b.last < index);
-        self.blocks
-            .get(at)
-            .filter(|b| b.first <= index)
-            .map(|b| b.term)
     }
 
-    /// What the engine restores a group from.
-    pub fn stored(&self, group: GroupId) -> StoredGroup {
-        let mut terms: Vec<(Index, Index, Term)> = Vec::new();
-        for block in &self.blocks {
-            match terms.last_mut().filter(|run| run.2 == block.term) {
-                Some(run) => run.1 = block.last,
-                None => terms.push((block.first, block.last, block.term)),
+    /// Whether its small state lies in a batch up to `sequence`.
+    pub(crate) fn has_small_state_through(&self, sequence: u64) -> bool {
+        let held = [self.meta_at, self.hard_state_at, self.compacted_at];
+        held.into_iter().flatten().any(|h| h.sequence <= sequence)
+    }
+
+    fn compact_to(&mut self, index: LogIndex, term: Term, killer: u64, table: &mut SegmentTable) {
+        if index > self.state.compacted.0 {
+            self.state.compacted = (index, term);
+        }
+        while self.spans.front().is_some_and(|s| s.last <= index) {
+            let span = self.spans.pop_front().expect("there is a front");
+            release(&span, killer, table);
+        }
+        if let Some(front) = self.spans.front_mut() {
+            front.first = front.first.max(index.next());
+        }
+    }
+
+    fn truncate_from(&mut self, index: LogIndex, killer: u64, table: &mut SegmentTable) {
+        while self.spans.back().is_some_and(|s| s.first >= index) {
+            let span = self.spans.pop_back().expect("there is a back");
+            release(&span, killer, table);
+        }
+        if let Some(back) = self.spans.back_mut() {
+            back.last = back.last.min(index.prev());
+        }
+    }
+
+    /// Puts a span into its place in index order, and takes out what lay there.
+    fn insert(&mut self, span: Span, killer: u64, table: &mut SegmentTable) {
+        let start = self.spans.partition_point(|s| s.last < span.first);
+        while self.spans.get(start).is_some_and(|s| s.first <= span.last) {
+            let old = self.spans.remove(start).expect("it is there");
+            release(&old, killer, table);
+        }
+        table.add_live(span.at.sequence, span_bytes(&span));
+        self.spans.insert(start, span);
+    }
+
+    fn release_all(&mut self, killer: u64, table: &mut SegmentTable) {
+        self.truncate_from(LogIndex::ZERO, killer, table);
+        for slot in [
+            &mut self.meta_at,
+            &mut self.hard_state_at,
+            &mut self.compacted_at,
+        ] {
+            hold(slot, None, killer, table);
+        }
+    }
+}
+
+fn span_bytes(span: &Span) -> u64 {
+    ITEM_BYTES + u64::from(span.at.bytes)
+}
+
+fn release(span: &Span, killer: u64, table: &mut SegmentTable) {
+    table.remove_live(span.at.sequence, span_bytes(span), killer);
+}
+
+/// All groups, in order of their ids.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    groups: BTreeMap<GroupId, Group>,
+}
+
+impl Index {
+    pub(crate) fn group(&self, group: GroupId) -> Option<&Group> {
+        self.groups.get(&group)
+    }
+
+    pub(crate) fn groups_from(&self, first: GroupId) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.groups.range(first..).map(|(id, group)| (*id, group))
+    }
+
+    /// Applies one item of batch `sequence`. `offset` and `block` are of an item with a block;
+    /// recovery gives no block.
+    pub(crate) fn apply(
+        &mut self,
+        group: GroupId,
+        item: &Item,
+        (sequence, offset): (u64, u32),
+        block: Option<&Block>,
+        table: &mut SegmentTable,
+    ) {
+        let held = |payload: usize| {
+            let bytes = ITEM_BYTES + payload as u64;
+            Some(Held { sequence, bytes })
+        };
+        if *item == Item::Remove {
+            if let Some(mut removed) = self.groups.remove(&group) {
+                removed.release_all(sequence, table);
+            }
+            return;
+        }
+        let group = self.groups.entry(group).or_default();
+        match item {
+            Item::Remove => unreachable!("handled above"),
+            Item::Meta(meta) => {
+                group.state.meta = meta.clone();
+                hold(&mut group.meta_at, held(meta.len()), sequence, table);
+            }
+            Item::CompactTo { index, term } => {
+                group.compact_to(*index, *term, sequence, table);
+                hold(&mut group.compacted_at, held(0), sequence, table);
+            }
+            Item::TruncateFrom(index) => group.truncate_from(*index, sequence, table),
+            Item::Append(stored) => {
+                group.truncate_from(stored.first, sequence, table);
+                group.insert(span(*stored, sequence, offset, block), sequence, table);
+            }
+            Item::Moved(stored) => {
+                group.insert(span(*stored, sequence, offset, block), sequence, table);
+            }
+            Item::HardState(state) => {
+                group.state.hard_state = *state;
+                hold(&mut group.hard_state_at, held(0), sequence, table);
+            }
+            Item::Checkpoint(checkpoint) => {
+                let (index, term) = checkpoint.compacted;
+                group.compact_to(index, term, sequence, table);
+                group.state = checkpoint.clone();
+                hold(
+                    &mut group.meta_at,
+                    held(checkpoint.meta.len()),
+                    sequence,
+                    table,
+                );
+                hold(&mut group.hard_state_at, held(0), sequence, table);
+                hold(&mut group.compacted_at, held(0), sequence, table);
             }
         }
-        StoredGroup {
-            group,
-            meta: self.meta.clone().unwrap_or_default(),
-            hard_state: self.hard_state,
-            compacted: self.compacted,
-            terms,
-        }
-    }
-}
-
-impl LogIndex {
-    /// The group, made if it is new.
-    pub fn group(&mut self, group: GroupId) -> &mut GroupIndex {
-        self.groups.entry(group).or_default()
     }
 
-    /// Applies a write that is on its way to the disk; its blocks have no place yet.
-    pub fn apply(&mut self, write: &GroupWrite, compact: Option<(Index, Term)>) {
-        if write.remove {
-            self.remove(write.group);
-        }
-        if write.remove && write.meta.is_none() {
+    /// Forgets the block of a span that reads can get from the disk.
+    pub(crate) fn drop_cached(&mut self, group: GroupId, first: LogIndex, at: Position) {
+        let Some(group) = self.groups.get_mut(&group) else {
             return;
-        }
-        if let Some((index, term)) = compact {
-            self.compact(write.group, index, term);
-        }
-        if let Some(from) = write.truncate_from {
-            self.truncate(write.group, from);
-        }
-        let group = self.group(write.group);
-        if let Some(meta) = &write.meta {
-            group.meta = Some(meta.clone());
-        }
-        if let Some(hard_state) = write.hard_state {
-            group.hard_state = hard_state;
-        }
-        for block in &write.blocks {
-            assert_eq!(block.first(), group.last().next(), "entries are contiguous");
-            group.blocks.push_back(block_ref(block.clone(), None));
+        };
+        // Compaction may have cut the span's head off, so it may begin later than it did.
+        let place = group.spans.partition_point(|s| s.last < first);
+        let spans = group.spans.range_mut(place..);
+        if let Some(span) = spans.take(1).find(|s| s.at == at) {
+            span.block = None;
         }
     }
 
-    /// Drops a group.
-    pub fn remove(&mut self, group: GroupId) {
-        if let Some(index) = self.groups.remove(&group) {
-            for block in &index.blocks {
-                self.kill(block);
+    /// The first gap, if a recovery left one.
+    pub(crate) fn check_gapless(&self) -> Result<(), (GroupId, LogIndex)> {
+        for (id, group) in &self.groups {
+            let mut next = group.state.compacted.0.next();
+            for span in &group.spans {
+                if span.first != next {
+                    return Err((*id, next));
+                }
+                next = span.last.next();
             }
         }
+        Ok(())
     }
 
-    /// Drops entries up to and including `index`.
-    pub fn compact(&mut self, group: GroupId, index: Index, term: Term) {
-        let entry = self.groups.entry(group).or_default();
-        if index <= entry.compacted.0 {
-            return;
-        }
-        entry.compacted = (index, term);
-        let mut dead = Vec::new();
-        while entry.blocks.front().is_some_and(|b| b.last <= index) {
-            dead.extend(entry.blocks.pop_front());
-        }
-        if let Some(block) = entry.blocks.front_mut() {
-            block.first = block.first.max(index.next());
-        }
-        for block in &dead {
-            self.kill(block);
-        }
-    }
-
-    /// Drops entries from `from` on.
-    pub fn truncate(&mut self, group: GroupId, from: Index) {
-        let entry = self.groups.entry(group).or_default();
-        let mut dead = Vec::new();
-        while entry.blocks.back().is_some_and(|b| b.first >= from) {
-            dead.extend(entry.blocks.pop_back());
-        }
-        if let Some(block) = entry.blocks.back_mut() {
-            block.last = block.last.min(from.prev());
-        }
-        for block in &dead {
-            self.kill(block);
-        }
-    }
-
-    /// Blocks of a group were written to `place`: whichever of them still count.
-    pub fn set_place(&mut self, group: GroupId, block: &Block, place: Place) {
-        let Some(entry) = self.groups.get_mut(&group) else {
-            return;
-        };
-        let at = entry.blocks.partition_point(|b| b.last < block.first());
-        let found = entry
-            .blocks
-            .range_mut(at..)
-            .find(|b| b.place.is_none() && b.cached.as_ref().is_some_and(|c| same(c, block)));
-        if let Some(found) = found {
-            found.place = Some(place);
-            *self.live.entry(place.segment).or_default() += found.bytes as u64;
-        }
-    }
-
-    /// A block that counts moved to a new place.
-    pub fn move_block(&mut self, group: GroupId, block: &Block, place: Place) {
-        let Some(entry) = self.groups.get_mut(&group) else {
-            return;
-        };
-        let at = entry.blocks.partition_point(|b| b.last < block.first());
-        let Some(found) = entry.blocks.get_mut(at) else {
-            return;
-        };
-        if found.term != block.term() || found.last > block.last() || found.first < block.first() {
-            return; // it was cut or replaced meanwhile
-        }
-        let old = found.clone();
-        found.place = Some(place);
-        found.bytes = block.bytes().len();
-        *self.live.entry(place.segment).or_default() += block.bytes().len() as u64;
-        self.kill(&old);
-    }
-
-    fn kill(&mut self, block: &BlockRef) {
-        if let Some(place) = block.place
-            && let Some(live) = self.live.get_mut(&place.segment)
-        {
-            *live -= block.bytes as u64;
-        }
+    /// All groups as the engine wants them at its start.
+    pub(crate) fn stored_groups(&self) -> Vec<StoredGroup> {
+        let groups = self.groups.iter();
+        groups.map(|(id, group)| stored_group(*id, group)).collect()
     }
 }
 
-fn same(a: &Block, b: &Block) -> bool {
-    (a.first(), a.last(), a.checksum()) == (b.first(), b.last(), b.checksum())
+fn span(stored: BlockItem, sequence: u64, offset: u32, block: Option<&Block>) -> Span {
+    Span {
+        first: stored.first,
+        last: stored.last,
+        term: stored.term,
+        at: Position {
+            sequence,
+            offset,
+            bytes: stored.bytes,
+        },
+        block: block.cloned(),
+    }
 }
 
-/// The reference to a whole block.
-pub fn block_ref(block: Block, place: Option<Place>) -> BlockRef {
-    BlockRef {
-        first: block.first(),
-        last: block.last(),
-        term: block.term(),
-        bytes: block.bytes().len(),
-        place,
-        cached: Some(block),
+fn stored_group(id: GroupId, group: &Group) -> StoredGroup {
+    let mut terms: Vec<(LogIndex, LogIndex, Term)> = Vec::new();
+    for span in &group.spans {
+        match terms.last_mut() {
+            Some(run) if run.2 == span.term => run.1 = span.last,
+            _ => terms.push((span.first, span.last, span.term)),
+        }
+    }
+    let Checkpoint {
+        meta,
+        hard_state,
+        compacted,
+    } = group.state.clone();
+    StoredGroup {
+        group: id,
+        meta,
+        hard_state,
+        compacted,
+        terms,
     }
 }

@@ -1,111 +1,273 @@
-//! Looking into the log of a stopped node. Changes nothing.
+//! Looking at a stopped node's log. Changes nothing; refuses while a node holds the lock.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use multiraft_engine::types::NodeId;
 use serde::Serialize;
 
-use crate::directory::Directory;
-use crate::disk::RealDisk;
+use crate::directory;
+use crate::disk::{Access, Disk, FsDisk};
 use crate::error::Error;
-use crate::recover::{self, Recovered};
+use crate::format::{PAGE_BYTES, Record};
+use crate::recover::{Loaded, Scanner};
+use crate::reserve::spare_number;
+use crate::segment::SegmentId;
 
 /// What a log holds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The log's directory.
-    pub dir: PathBuf,
-    /// Sequence of the last batch.
+    /// The cluster it belongs to.
+    pub cluster_id: u64,
+    /// The node it belongs to.
+    pub node: u32,
+    /// The directory's incarnation.
+    pub incarnation: u64,
+    /// Sequence of the last batch; 0 without batches.
     pub last_sequence: u64,
-    /// Bytes after it that a start would cut off.
-    pub torn_bytes: u64,
-    /// By id.
+    /// The segments in use, oldest first.
     pub segments: Vec<SegmentReport>,
-    /// By id.
+    /// Segments and spares that hold nothing.
+    pub empty_files: usize,
+    /// The groups, in order of their ids.
     pub groups: Vec<GroupReport>,
 }
 
 /// One segment.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct SegmentReport {
     /// Its id.
-    pub segment: u64,
-    /// Size of its file.
-    pub bytes: u64,
-    /// Bytes that batches fill.
+    pub id: SegmentId,
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// From its start to the end of its last batch.
     pub used_bytes: u64,
-    /// Bytes of blocks that are still part of a group's log.
+    /// Bytes of items that still count.
     pub live_bytes: u64,
-    /// How many batches.
-    pub batches: u64,
+    /// Batches in it.
+    pub batches: usize,
 }
 
 /// One group.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct GroupReport {
     /// Its id.
     pub group: u32,
-    /// First index; one past `last` if it has no entries.
-    pub first: u64,
-    /// Last index.
-    pub last: u64,
-    /// `(first index, last index, term)` of each run.
-    pub terms: Vec<(u64, u64, u64)>,
-    /// Hard state: term.
+    /// Bytes of its description.
+    pub meta_bytes: usize,
+    /// The newest term it has seen.
     pub term: u64,
-    /// Hard state: vote, 0 = none.
+    /// Its vote in that term; 0 for none.
     pub vote: u32,
-    /// Hard state: commit index when it was written.
+    /// Its commit index, as last written.
     pub commit: u64,
-    /// Blocks that hold its entries.
-    pub blocks: usize,
+    /// Index and term of the entry that was compacted last.
+    pub compacted: (u64, u64),
+    /// Its first entry; 0 without entries.
+    pub first: u64,
+    /// Its last entry; 0 without entries.
+    pub last: u64,
+    /// First index, last index and term of each run of entries.
+    pub terms: Vec<(u64, u64, u64)>,
 }
 
-/// Lists segments and groups of a node's data directory, or of its `log` directory. Reading them
-/// checks every byte of every batch.
+/// What a check of every byte found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct VerifyReport {
+    /// Segment files checked.
+    pub segments: usize,
+    /// Batches that verify.
+    pub batches: u64,
+    /// Entry blocks that verify.
+    pub blocks: u64,
+    /// Bytes of all batches that verify.
+    pub bytes: u64,
+    /// Damage to promised bytes: the log does not open, or lies.
+    pub problems: Vec<Problem>,
+    /// A batch that was being written when the node died: normal, the next start cuts it.
+    pub torn_tail: Option<Problem>,
+}
+
+/// A place that does not verify.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The segment.
+    pub segment: SegmentId,
+    /// From the segment's first byte.
+    pub offset: u64,
+    /// What is wrong.
+    pub what: String,
+    /// The groups hurt, as far as the bytes tell.
+    pub groups: Vec<u32>,
+}
+
+/// Lists segments and groups.
+///
+/// # Errors
+/// [`Error::Locked`] while a node runs; [`Error::Corrupt`] and the like as the node's start would.
 pub fn inspect(dir: &Path) -> Result<Report, Error> {
-    let below = dir.join("log");
-    let dir = if below.is_dir() {
-        below
-    } else {
-        dir.to_owned()
-    };
-    let directory = Directory::open_stopped(&dir)?;
-    let recovered = recover::read(&RealDisk::new(directory.path()))?;
-    Ok(report(dir, &recovered))
+    let (_lock, identity, incarnation) = directory::open_existing(dir)?;
+    let disk = FsDisk::new(dir, Access::ReadOnly);
+    let scanner = scanner(&disk, incarnation);
+    let scan = scanner.scan()?;
+    let files = disk.list().map_err(Error::io("listing segments"))?;
+    let is_file = |n: &str| SegmentId::from_file_name(n).is_some() || spare_number(n).is_some();
+    let files = files.iter().filter(|name| is_file(name)).count();
+    let segments = scan.table.iter().map(|segment| SegmentReport {
+        id: segment.id,
+        file_bytes: segment.file_bytes,
+        used_bytes: segment.end,
+        live_bytes: segment.live_bytes,
+        batches: segment.batches(),
+    });
+    let segments: Vec<_> = segments.collect();
+    let groups = scan.index.stored_groups();
+    Ok(Report {
+        cluster_id: identity.cluster_id,
+        node: identity.node.get(),
+        incarnation,
+        last_sequence: scan.last_sequence,
+        empty_files: files - segments.len(),
+        segments,
+        groups: groups.iter().map(group_report).collect(),
+    })
 }
 
-fn report(dir: PathBuf, recovered: &Recovered) -> Report {
-    let segments = recovered
-        .segments
-        .iter()
-        .map(|(&segment, s)| SegmentReport {
-            segment,
-            bytes: s.bytes,
-            used_bytes: s.end,
-            live_bytes: recovered.index.live.get(&segment).copied().unwrap_or(0),
-            batches: s.batches,
-        });
-    let groups = recovered.index.groups.iter().map(|(&group, index)| {
-        let stored = index.stored(group);
-        GroupReport {
-            group: group.0,
-            first: index.compacted.0.next().0,
-            last: index.last().0,
-            terms: stored.terms.iter().map(|t| (t.0.0, t.1.0, t.2.0)).collect(),
-            term: stored.hard_state.term.0,
-            vote: stored
-                .hard_state
-                .vote
-                .map_or(0, multiraft_engine::types::NodeId::get),
-            commit: stored.hard_state.commit.0,
-            blocks: index.blocks.len(),
-        }
-    });
-    Report {
-        dir,
-        last_sequence: recovered.sequence,
-        torn_bytes: recovered.torn_bytes,
-        segments: segments.collect(),
-        groups: groups.collect(),
+fn group_report(stored: &multiraft_engine::traits::StoredGroup) -> GroupReport {
+    let terms = stored.terms.iter().map(|(f, l, t)| (f.0, l.0, t.0));
+    GroupReport {
+        group: stored.group.0,
+        meta_bytes: stored.meta.len(),
+        term: stored.hard_state.term.0,
+        vote: stored.hard_state.vote.map_or(0, NodeId::get),
+        commit: stored.hard_state.commit.0,
+        compacted: (stored.compacted.0.0, stored.compacted.1.0),
+        first: stored.terms.first().map_or(0, |run| run.0.0),
+        last: stored.terms.last().map_or(0, |run| run.1.0),
+        terms: terms.collect(),
     }
+}
+
+/// Checks every byte of every batch, and goes on after damage.
+///
+/// # Errors
+/// [`Error::Locked`] while a node runs; IO errors. Damage is in the report.
+pub fn verify(dir: &Path) -> Result<VerifyReport, Error> {
+    let (_lock, _, incarnation) = directory::open_existing(dir)?;
+    let disk = FsDisk::new(dir, Access::ReadOnly);
+    let scanner = scanner(&disk, incarnation);
+    let mut check = Check::default();
+    for id in scanner.segment_ids()? {
+        check.segment(&scanner.load(id)?);
+    }
+    let mut report = check.finish();
+    // What only shows in the whole: missing files, entries that do not add up.
+    if report.problems.is_empty() {
+        match scanner.scan() {
+            Ok(_) => {}
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(error) => report.problems.push(Problem {
+                segment: SegmentId(0),
+                offset: 0,
+                what: error.to_string(),
+                groups: Vec::new(),
+            }),
+        }
+    }
+    Ok(report)
+}
+
+fn scanner(disk: &FsDisk, incarnation: u64) -> Scanner<'_> {
+    Scanner {
+        disk,
+        incarnation,
+        access: Access::ReadOnly,
+    }
+}
+
+#[derive(Default)]
+struct Check {
+    report: VerifyReport,
+    /// The highest sequence that a header says was synced.
+    promised: u64,
+    /// The last batch that verified.
+    last_sequence: Option<u64>,
+    /// Places with a batch's header that do not verify, with the batch's sequence.
+    suspects: Vec<(u64, Problem)>,
+}
+
+impl Check {
+    fn segment(&mut self, loaded: &Loaded) {
+        self.report.segments += 1;
+        let mut offset = 0;
+        while offset < loaded.len() {
+            offset += self.page(loaded, offset);
+        }
+    }
+
+    /// Checks what begins at a page; returns the bytes to skip.
+    fn page(&mut self, loaded: &Loaded, offset: u64) -> u64 {
+        let Some(header) = loaded.header_at(offset) else {
+            return PAGE_BYTES;
+        };
+        self.promised = self.promised.max(header.synced_through);
+        let problem = |what: &str, groups: Vec<u32>| Problem {
+            segment: loaded.generation.segment,
+            offset,
+            what: what.to_owned(),
+            groups,
+        };
+        let batch = match loaded.batch_at(offset) {
+            Ok(batch) => batch,
+            Err(damage) => {
+                let groups = damage.groups.iter().map(|g| g.0).collect();
+                let problem = problem(damage.what, groups);
+                self.suspects.push((header.sequence, problem));
+                return PAGE_BYTES;
+            }
+        };
+        if self
+            .last_sequence
+            .is_some_and(|last| last + 1 < header.sequence)
+            && self.suspects.is_empty()
+        {
+            let problem = problem("batches before this one are missing", Vec::new());
+            self.report.problems.push(problem);
+        }
+        if !is_padding_zero(
+            loaded,
+            offset,
+            header.unpadded_bytes(),
+            header.padded_bytes(),
+        ) {
+            let problem = problem("padding is not zero", Vec::new());
+            self.report.problems.push(problem);
+        }
+        self.last_sequence = Some(header.sequence);
+        self.report.batches += 1;
+        self.report.bytes += header.padded_bytes();
+        let blocks = batch.records.iter().filter(|r| is_block(r)).count();
+        self.report.blocks += blocks as u64;
+        header.padded_bytes()
+    }
+
+    fn finish(mut self) -> VerifyReport {
+        for (sequence, problem) in self.suspects {
+            if sequence <= self.promised {
+                self.report.problems.push(problem);
+            } else {
+                self.report.torn_tail = Some(problem);
+            }
+        }
+        self.report
+    }
+}
+
+fn is_block(record: &Record) -> bool {
+    record.item.block().is_some()
+}
+
+fn is_padding_zero(loaded: &Loaded, offset: u64, unpadded: u64, padded: u64) -> bool {
+    let place = |at: u64| usize::try_from(at).expect("it is in memory");
+    let padding = &loaded.bytes[place(offset + unpadded)..place(offset + padded)];
+    padding.iter().all(|byte| *byte == 0)
 }

@@ -1,39 +1,301 @@
-//! One segmented log for all Raft groups of a node, and one fsync for all that waits.
+//! One log for all Raft groups of a node: many appends, one write, one `fdatasync`.
 //!
 //! ```text
-//!  log/  LOCK  IDENTITY  0000000000000001.seg  0000000000000002.seg …  spare-….tmp
-//!
-//!  segment:  | header 4096 | batch | batch | batch | zeros …           written full size ahead, so
-//!                            512-aligned, rising sequence              that a sync writes no metadata
-//!  batch:    | header 64 | item | item | …                             one turn of one shard
+//! shard 0 ─ append ─▶ ┌ pending batch ┐ writer: one write, one sync   ┌ 0…07.seg ┐ oldest
+//! shard 1 ─ append ─▶ │ items, blocks │ ─────────────────────────────▶ │ 0…08.seg │
+//!        ◀─ durable ─ └───────────────┘  then tells every shard        │ 0…09.seg │ active
+//!           read ◀─── index: group ─▶ spans ─▶ memory or segment       │ 0…0a.seg │ prepared
+//!                                                                      └ spare-3  ┘
 //! ```
-//! A crash keeps any part of what was written since the last sync: sectors of 512 bytes, whole or
-//! not at all, in any order. A finished sync is believed; a failed one is final.
+//! Read in this order: `format` (the bytes), `disk` (what is assumed of a disk), `state` (appends
+//! and reads), `writer` (group commit), `recover` (what a crash leaves), `compact` (how space comes
+//! back), `reserve` (files ahead of need), `directory` (lock and identity), `inspect`.
 //!
 //! Invariants:
-//! - A durable mark is given only after the sync that covers its batch, in order for each shard.
-//! - The retained segments are a suffix of all that was ever written: a segment is freed only when
-//!   it is the oldest and holds nothing live (see [`mod@compact`] for what else would revive).
-//! - Bytes are believed only in a batch whose header names this segment and follows its
-//!   predecessor's sequence, and whose checksums hold.
-//! - Damage to what a later batch proves to have been synced is refused, never cut.
+//! - Nothing is told to be durable before its sync returned `Ok`; a failed sync is final.
+//! - A [`GroupWrite`](multiraft_engine::traits::GroupWrite) is found whole after a crash or not
+//!   at all; and if one is found, all that were appended before it are.
+//! - A torn tail is cut; damage to anything promised is refused and named, never cut.
 //!
-//! Read [`format`](mod@format), [`writer`], [`recover`], [`compact`], [`db`].
+//! There is no manifest file: segment ids order the files, and each batch's header says which
+//! segment is the oldest still needed, in the same write that makes it so. Reads are positional
+//! reads below the written end, checked against the block's checksum; so no map, no `unsafe`.
 #![forbid(unsafe_code)]
 
-pub mod compact;
-pub mod db;
-pub mod directory;
-pub mod disk;
-pub mod error;
-pub mod format;
-pub mod index;
-pub mod inspect;
-pub mod metrics;
-pub mod recover;
-pub mod writer;
+mod batch;
+mod compact;
+mod directory;
+mod disk;
+mod error;
+mod format;
+mod index;
+mod inspect;
+mod metrics;
+mod options;
+mod recover;
+mod reserve;
+mod segment;
+mod state;
+#[cfg(test)]
+mod tests;
+mod writer;
 
-pub use db::{LogDb, Options};
-pub use directory::Identity;
-pub use disk::{Disk, RealDisk};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use multiraft_engine::block::Block;
+use multiraft_engine::traits::{Log, LogError, LogObserver, StoredGroup, WriteBatch};
+use multiraft_engine::types::{GroupId, Index};
+use parking_lot::{Condvar, Mutex};
+
+pub use compact::{SPACE_FACTOR, SPACE_SEGMENTS};
+pub use disk::{Access, Disk, DiskFile, FsDisk};
 pub use error::Error;
+pub use format::{FORMAT_VERSION, PAGE_BYTES};
+pub use inspect::{GroupReport, Problem, Report, SegmentReport, VerifyReport, inspect, verify};
+pub use metrics::Metrics;
+pub use options::{Identity, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options};
+pub use segment::SegmentId;
+pub use writer::{Turn, Writer};
+
+use directory::DirectoryLock;
+use recover::{Scan, Scanner};
+use reserve::{Prepared, Reserve};
+use segment::Segment;
+use state::State;
+use writer::Shared;
+
+/// The log of a node. Closed by [`LogDb::close`] or when the last handle is dropped.
+pub struct LogDb {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Given up by [`LogDb::close`], when nothing is written any more.
+    lock: Mutex<Option<DirectoryLock>>,
+}
+
+impl LogDb {
+    /// Opens or creates the log in a directory, recovers it and starts its two threads.
+    ///
+    /// # Errors
+    /// Each variant of [`Error`] says who should do what. Nothing is changed on
+    /// [`Error::Corrupt`].
+    pub fn open(options: Options) -> Result<Arc<Self>, Error> {
+        options.validate()?;
+        let (lock, incarnation) = directory::open(&options.dir, options.identity)?;
+        let disk = Arc::new(FsDisk::new(&options.dir, Access::ReadWrite));
+        let (log, mut writer) = Self::open_on(disk, incarnation, options)?;
+        *log.lock.lock() = Some(lock);
+        let shared = Arc::clone(&log.shared);
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            thread.spawn(work).map_err(Error::io("starting a thread"))
+        };
+        let writer = spawn("log-writer", Box::new(move || writer.run()))?;
+        log.threads.lock().push(writer);
+        let reserve = spawn("log-reserve", Box::new(move || shared.reserve.run()))?;
+        log.threads.lock().push(reserve);
+        Ok(log)
+    }
+
+    /// Recovers a log without lock, identity and threads: the caller turns the writer, as a
+    /// simulator does. `options.dir` is not used.
+    ///
+    /// # Errors
+    /// As [`LogDb::open`].
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        incarnation: u64,
+        options: Options,
+    ) -> Result<(Arc<Self>, Writer), Error> {
+        options.validate()?;
+        let scanner = Scanner {
+            disk: &*disk,
+            incarnation,
+            access: Access::ReadWrite,
+        };
+        let scan = scanner.scan()?;
+        let (state, reserve) = prepare(scan, disk, &options)?;
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            observer: Mutex::new(None),
+            reserve,
+            options,
+            incarnation,
+            metrics: Metrics::default(),
+        });
+        shared.reserve.refresh_room();
+        let log = Self {
+            shared: Arc::clone(&shared),
+            threads: Mutex::new(Vec::new()),
+            lock: Mutex::new(None),
+        };
+        Ok((Arc::new(log), Writer::new(shared)))
+    }
+
+    /// The random number this directory got when it was made: a wiped node that comes back under
+    /// its old id has another one, so its peers see that it forgot its votes.
+    pub fn incarnation(&self) -> u64 {
+        self.shared.incarnation
+    }
+
+    /// The groups that are stored, in order of their ids.
+    pub fn groups(&self) -> Vec<GroupId> {
+        let state = self.shared.state.lock();
+        let groups = state.index.groups_from(GroupId(0));
+        groups.map(|(id, _)| id).collect()
+    }
+
+    /// What the log counts.
+    pub fn metrics(&self) -> Metrics {
+        self.shared.metrics.clone()
+    }
+
+    /// Writes what is pending, ends the threads and gives the directory up. Later appends are
+    /// refused; reads still work. Idempotent.
+    pub fn close(&self) {
+        self.shared.state.lock().closing = true;
+        self.shared.wake.notify_all();
+        self.shared.reserve.stop();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the log panicked");
+            }
+        }
+        self.lock.lock().take();
+    }
+}
+
+impl Drop for LogDb {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Makes the directory fit for writing: clears the torn tail, finds the active segment and the
+/// files to use next.
+fn prepare(
+    mut scan: Scan,
+    disk: Arc<dyn Disk>,
+    options: &Options,
+) -> Result<(State, Reserve), Error> {
+    let spares = clean_up(&disk, options)?;
+    let mut dead = Vec::new();
+    for id in scan.dead {
+        // Its length decides whether it becomes a spare.
+        let file = disk.open(&id.file_name()).and_then(|file| file.len());
+        dead.push((id, file.map_err(Error::io("opening a segment"))?));
+    }
+    let active = scan.table.iter().last();
+    let wanted = active.map_or(scan.oldest, |active| active.id.next());
+    let mut ready = None;
+    if let Some(active) = active {
+        recover::scrub(active.file.as_ref(), active.end, active.file_bytes)?;
+        ready = take_prepared(&scan.empty, &disk)?;
+        // Names that an earlier process did not sync are synced before they are relied on.
+        disk.sync_dir()
+            .map_err(Error::io("syncing the log directory"))?;
+    }
+    let is_new = active.is_none();
+    let reserve = Reserve::new(disk, options, spares, ready, wanted);
+    if is_new {
+        let first = reserve
+            .take_next(0)
+            .map_err(Error::io("creating a segment"))?;
+        let segment = Segment::new(first.id, first.file, first.bytes, scan.last_sequence + 1);
+        scan.table.push(segment);
+    }
+    for (id, bytes) in dead {
+        reserve.retire(id, bytes);
+    }
+    let mut state = State::new(scan.index, scan.table, scan.last_sequence, scan.oldest);
+    state.is_tail_unproven = scan.is_tail_unproven;
+    Ok((state, reserve))
+}
+
+/// Deletes half-made files; returns the spares.
+fn clean_up(disk: &Arc<dyn Disk>, options: &Options) -> Result<Vec<String>, Error> {
+    let names = disk.list().map_err(Error::io("listing segments"))?;
+    for name in names.iter().filter(|name| reserve::is_half_made(name)) {
+        disk.remove(name)
+            .map_err(Error::io("removing a half-made segment"))?;
+    }
+    let spares = names
+        .into_iter()
+        .filter(|n| reserve::spare_number(n).is_some());
+    usable_spares(spares.collect(), disk, options)
+}
+
+/// The segment prepared by an earlier process. Only its first page can hold a torn batch's header.
+fn take_prepared(empty: &[SegmentId], disk: &Arc<dyn Disk>) -> Result<Option<Prepared>, Error> {
+    let Some(id) = empty.first().copied() else {
+        return Ok(None);
+    };
+    let file = disk
+        .open(&id.file_name())
+        .map_err(Error::io("opening a segment"))?;
+    let bytes = file.len().map_err(Error::io("opening a segment"))?;
+    recover::scrub(file.as_ref(), 0, PAGE_BYTES.min(bytes))?;
+    Ok(Some(Prepared { id, file, bytes }))
+}
+
+/// Spares of the present segment size; others, of an earlier setting, are deleted.
+fn usable_spares(
+    spares: Vec<String>,
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+) -> Result<Vec<String>, Error> {
+    let mut usable = Vec::new();
+    for name in spares {
+        let length = disk.open(&name).and_then(|file| file.len());
+        let fits = length.map_err(Error::io("opening a spare"))? == options.segment_bytes;
+        if fits && usable.len() < options.max_spares as usize {
+            usable.push(name);
+        } else {
+            disk.remove(&name).map_err(Error::io("removing a spare"))?;
+        }
+    }
+    Ok(usable)
+}
+
+impl Log for LogDb {
+    fn append(&self, batch: WriteBatch) -> Result<(), LogError> {
+        let mut state = self.shared.state.lock();
+        state.check_open()?;
+        let was_idle = state.pending.is_empty();
+        state.append(&batch, self.shared.options.batch_bytes);
+        drop(state);
+        if was_idle {
+            self.shared.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        group: GroupId,
+        first: Index,
+        last: Index,
+        max_bytes: usize,
+    ) -> Result<Vec<Block>, LogError> {
+        let found = self
+            .shared
+            .state
+            .lock()
+            .find(group, first, last, max_bytes)?;
+        found.iter().map(|part| part.load(group)).collect()
+    }
+
+    fn take_stored_groups(&self) -> Vec<StoredGroup> {
+        std::mem::take(&mut self.shared.state.lock().stored)
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.reserve.has_room()
+    }
+
+    fn set_observer(&self, observer: Arc<dyn LogObserver>) {
+        *self.shared.observer.lock() = Some(observer);
+    }
+}

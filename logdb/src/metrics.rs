@@ -1,31 +1,26 @@
 //! What the log counts.
 
+use std::time::Duration;
+
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// Figures of one log.
+/// Counters and histograms of one log. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Calls of `fdatasync` for batches.
+    /// Syncs of batches; appends per sync is the point of the whole crate.
     pub syncs: Counter,
-    /// How long each took, seconds.
+    /// Duration of each sync, seconds.
     pub sync_seconds: Histogram,
-    /// Batches (turns of shards) made durable.
-    pub batches: Counter,
-    /// Batches in one sync.
-    pub batches_per_sync: Histogram,
-    /// Bytes in one sync.
-    pub sync_bytes: Histogram,
-    /// Bytes written.
+    /// Bytes written to segments, padding included.
     pub written_bytes: Counter,
-    /// Segments in use.
-    pub segments: Gauge,
-    /// Segments freed.
-    pub freed_segments: Counter,
-    /// Bytes moved out of segments that were nearly dead.
-    pub moved_bytes: Counter,
+    /// Batches written.
+    pub batches: Counter,
+    /// Appends that became durable by one sync.
+    pub appends_per_sync: Histogram,
+    /// Bytes of each batch, padding included.
+    pub batch_bytes: Histogram,
 }
 
 impl Default for Metrics {
@@ -33,41 +28,38 @@ impl Default for Metrics {
         Self {
             syncs: Counter::default(),
             sync_seconds: Histogram::new(exponential_buckets(50e-6, 2.0, 16)),
-            batches: Counter::default(),
-            batches_per_sync: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
-            sync_bytes: Histogram::new(exponential_buckets(512.0, 4.0, 10)),
             written_bytes: Counter::default(),
-            segments: Gauge::default(),
-            freed_segments: Counter::default(),
-            moved_bytes: Counter::default(),
+            batches: Counter::default(),
+            appends_per_sync: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
+            batch_bytes: Histogram::new(exponential_buckets(4096.0, 2.0, 14)),
         }
     }
 }
 
 impl Metrics {
-    /// Names the figures in a registry.
+    /// Makes the metrics known under names that begin with `log_`.
     pub fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("log");
-        registry.register("fsyncs", "Syncs of batches", self.syncs.clone());
-        registry.register("fsync_seconds", "Time of a sync", self.sync_seconds.clone());
-        registry.register("batches", "Batches made durable", self.batches.clone());
-        registry.register(
-            "batches_per_fsync",
-            "Batches in a sync",
-            self.batches_per_sync.clone(),
-        );
-        registry.register("fsync_bytes", "Bytes in a sync", self.sync_bytes.clone());
-        registry.register("written_bytes", "Bytes written", self.written_bytes.clone());
-        registry.register("segments", "Segments in use", self.segments.clone());
-        registry.register(
-            "freed_segments",
-            "Segments freed",
-            self.freed_segments.clone(),
-        );
-        registry.register(
-            "moved_bytes",
-            "Live bytes moved to free segments",
-            self.moved_bytes.clone(),
-        );
+        let log = registry.sub_registry_with_prefix("log");
+        log.register("fsyncs", "Syncs of batches", self.syncs.clone());
+        let sync_seconds = self.sync_seconds.clone();
+        log.register("fsync_seconds", "Duration of each sync", sync_seconds);
+        let written = self.written_bytes.clone();
+        log.register("written_bytes", "Bytes written to segments", written);
+        log.register("batches", "Batches written", self.batches.clone());
+        let appends = self.appends_per_sync.clone();
+        log.register("appends_per_fsync", "Appends that share a sync", appends);
+        let batch_bytes = self.batch_bytes.clone();
+        log.register("batch_bytes", "Bytes of each batch", batch_bytes);
+    }
+
+    pub(crate) fn on_batch(&self, bytes: u64, appends: u32, sync: Duration) {
+        self.syncs.inc();
+        self.batches.inc();
+        self.written_bytes.inc_by(bytes);
+        self.sync_seconds.observe(sync.as_secs_f64());
+        self.appends_per_sync.observe(f64::from(appends));
+        // A batch is of less than 4 GiB.
+        self.batch_bytes
+            .observe(f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)));
     }
 }

@@ -1,249 +1,217 @@
-//! The one writer: takes what waits, writes it, syncs it once, tells the shards.
+//! The writer: takes what gathered while it was busy, one write, one sync, tells the shards.
 //!
-//! While one sync runs, the next buffer fills: under load batches grow by themselves, and a lone
-//! append waits for nothing but its own sync. There is no timer. [`Writer::turn`] is one round; a
-//! thread repeats it.
+//! ```text
+//! appends ─▶ pending batch ─▶ take ─▶ write ─▶ sync ─▶ durable, observers ─▶ compact ─▶ …
+//!            the next one fills while this one is on its way: no timer, no delay
+//! ```
+//! Invariants:
+//! - One batch is on its way at a time: a crash tears at most one.
+//! - A failed write or sync fences the log for ever. Never tried again, for:
+//!   1. the sync fails, the kernel marks the lost pages clean; 2. the next sync succeeds;
+//!   3. the log acknowledges what no disk holds.
+//! - Observers hear of a batch only after its sync.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use multiraft_engine::traits::LogError;
-use multiraft_engine::types::GroupId;
+use multiraft_engine::traits::{LogError, LogObserver};
+use parking_lot::{Condvar, Mutex};
 
-use crate::db::Shared;
-use crate::disk::DiskFile;
-use crate::error::Error;
-use crate::format::{BlockPlace, SEGMENT_HEADER_BYTES, seal, segment_header, segment_name};
-use crate::index::Place;
-use crate::recover::Segment;
+use crate::batch::PendingBatch;
+use crate::compact::Compactor;
+use crate::format::Generation;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::reserve::Reserve;
+use crate::segment::{Segment, SegmentId};
+use crate::state::State;
 
-/// A batch that waits for the writer.
-#[derive(Debug, Default)]
-pub struct PendingBatch {
-    /// Its place in the buffer.
-    pub start: usize,
-    /// Its padded length.
-    pub bytes: usize,
-    /// Whom to tell.
-    pub source: Option<(u32, u64)>,
-    /// Appended blocks.
-    pub blocks: Vec<BlockPlace>,
-    /// Blocks moved from a segment that is to be freed.
-    pub moved: Vec<BlockPlace>,
-    /// Groups whose description, hard state, compaction mark are in it.
-    pub states: Vec<(GroupId, [bool; 3])>,
+/// How long the thread waits before it asks a full disk for a segment again.
+const FULL_DISK_RETRY: Duration = Duration::from_millis(100);
+
+/// What all handles of one log share.
+pub(crate) struct Shared {
+    pub(crate) state: Mutex<State>,
+    pub(crate) wake: Condvar,
+    pub(crate) observer: Mutex<Option<Arc<dyn LogObserver>>>,
+    pub(crate) reserve: Reserve,
+    pub(crate) options: Options,
+    pub(crate) incarnation: u64,
+    pub(crate) metrics: Metrics,
 }
 
-/// Encoded batches, in order.
-#[derive(Debug, Default)]
-pub struct Buffer {
-    /// Their bytes, back to back.
-    pub bytes: Vec<u8>,
-    /// What they are.
-    pub batches: Vec<PendingBatch>,
+/// What a turn did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// A batch became durable; there may be more to do.
+    Worked,
+    /// Nothing to write.
+    Idle,
+    /// The batch waits for a segment: the disk is full. Nothing is lost; try again later.
+    Full,
+    /// A write or sync failed: nothing will become durable any more.
+    Fenced,
 }
 
-/// The writer's own state.
+/// The writer's work, one turn at a time; a thread calls it in production, a simulator in tests.
 pub struct Writer {
     shared: Arc<Shared>,
-    active: u64,
-    file: Arc<dyn DiskFile>,
-    /// Size of the active segment.
-    size: u64,
-    /// Where the next batch goes.
-    offset: u64,
-    /// The last sequence given out.
-    sequence: u64,
-    buffer: Buffer,
+    compactor: Compactor,
 }
 
 impl Writer {
-    /// Goes on after what was recovered; makes the first segment if there is none.
-    pub fn new(shared: Arc<Shared>, sequence: u64) -> Result<Self, Error> {
-        let last = shared
-            .state
-            .lock()
-            .segments
-            .last_key_value()
-            .map(|(&id, s)| (id, s.clone()));
-        let (active, segment) = match last {
-            Some(last) => last,
-            None => (
-                1,
-                new_segment(&shared, 1, 0).map_err(Error::io(segment_name(1)))?,
-            ),
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let compactor = Compactor::new(Arc::clone(&shared));
+        Self { shared, compactor }
+    }
+
+    /// Makes the oldest pending batch durable, then does a bounded piece of compaction.
+    pub fn turn(&mut self) -> Turn {
+        let batch = {
+            let mut state = self.shared.state.lock();
+            if state.fenced.is_some() {
+                return Turn::Fenced;
+            }
+            state.pending.pop_front()
         };
-        Ok(Self {
-            shared,
-            active,
-            file: segment.file,
-            size: segment.bytes,
-            offset: segment.end,
-            sequence,
-            buffer: Buffer::default(),
-        })
-    }
-
-    /// One round over all that waits. An error is final: nothing is known of what was written.
-    pub fn turn(&mut self) -> io::Result<()> {
-        self.buffer.bytes.clear();
-        self.buffer.batches.clear();
-        std::mem::swap(&mut self.buffer, &mut self.shared.state.lock().buffer);
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut first = 0;
-        let mut end = self.offset;
-        for at in 0..buffer.batches.len() {
-            let bytes = buffer.batches[at].bytes as u64;
-            if end + bytes > self.size {
-                self.write(&mut buffer, first..at)?;
-                self.rotate(bytes)?;
-                (first, end) = (at, self.offset);
-            }
-            end += bytes;
-        }
-        let count = buffer.batches.len();
-        self.write(&mut buffer, first..count)?;
-        self.buffer = buffer;
-        Ok(())
-    }
-
-    /// Writes and syncs a run of batches that fits into the active segment.
-    fn write(&mut self, buffer: &mut Buffer, run: std::ops::Range<usize>) -> io::Result<()> {
-        let Some(batches) = buffer
-            .batches
-            .get(run)
-            .filter(|batches| !batches.is_empty())
-        else {
-            return Ok(());
+        let Some(batch) = batch else {
+            return Turn::Idle;
         };
-        let synced_through = self.sequence;
-        let (start, mut end) = (batches[0].start, batches[0].start);
-        for batch in batches {
-            self.sequence += 1;
-            let bytes = &mut buffer.bytes[batch.start..batch.start + batch.bytes];
-            seal(bytes, self.sequence, self.active, synced_through);
-            end = batch.start + batch.bytes;
+        let turn = self.commit(batch);
+        if turn == Turn::Worked && !self.shared.state.lock().closing {
+            self.compactor.turn();
         }
-        self.file.write_at(&buffer.bytes[start..end], self.offset)?;
-        let began = Instant::now();
-        self.file.sync()?;
-        self.shared
-            .metrics
-            .sync_seconds
-            .observe(began.elapsed().as_secs_f64());
-        self.count(batches.len(), end - start);
-        self.publish(batches, start);
-        self.offset += (end - start) as u64;
-        Ok(())
+        turn
     }
 
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a histogram's buckets are coarser"
-    )]
-    fn count(&self, batches: usize, bytes: usize) {
-        let metrics = &self.shared.metrics;
-        metrics.syncs.inc();
-        metrics.batches.inc_by(batches as u64);
-        metrics.written_bytes.inc_by(bytes as u64);
-        metrics.batches_per_sync.observe(batches as f64);
-        metrics.sync_bytes.observe(bytes as f64);
-    }
-
-    /// What is durable can be read from its place, and its shards hear of it: once each.
-    fn publish(&self, batches: &[PendingBatch], run_start: usize) {
-        let mut durable: BTreeMap<u32, u64> = BTreeMap::new();
-        let mut state = self.shared.state.lock();
-        for batch in batches {
-            let start = self.offset + (batch.start - run_start) as u64;
-            let at = |offset: usize| Place {
-                segment: self.active,
-                offset: start + offset as u64,
-            };
-            for BlockPlace {
-                group,
-                block,
-                offset,
-            } in &batch.blocks
-            {
-                state.index.set_place(*group, block, at(*offset));
-                state.cache.note(*group, block);
-            }
-            for BlockPlace {
-                group,
-                block,
-                offset,
-            } in &batch.moved
-            {
-                state.index.move_block(*group, block, at(*offset));
-            }
-            for (group, written) in &batch.states {
-                if let Some(entry) = state.index.groups.get_mut(group) {
-                    for (segment, _) in entry
-                        .state_segments
-                        .iter_mut()
-                        .zip(written)
-                        .filter(|s| *s.1)
-                    {
-                        *segment = self.active;
+    /// The thread: turns until the log is closed and drained, or fenced.
+    pub(crate) fn run(&mut self) {
+        loop {
+            match self.turn() {
+                Turn::Worked => {}
+                Turn::Fenced => return,
+                Turn::Full => {
+                    let mut state = self.shared.state.lock();
+                    if state.closing {
+                        return; // what is pending was never acknowledged
+                    }
+                    self.shared.wake.wait_for(&mut state, FULL_DISK_RETRY);
+                }
+                Turn::Idle => {
+                    let mut state = self.shared.state.lock();
+                    if state.closing {
+                        drop(state);
+                        return self.prove_tail();
+                    }
+                    if state.pending.is_empty() {
+                        self.shared.wake.wait(&mut state);
                     }
                 }
             }
-            durable.extend(batch.source);
         }
-        if let Some(segment) = state.segments.get_mut(&self.active) {
-            segment.batches += batches.len() as u64;
-            segment.end = self.offset + batches.iter().map(|b| b.bytes as u64).sum::<u64>();
+    }
+
+    /// Ends a clean shutdown with an empty batch: it proves that the batch before it was durable,
+    /// so that damage to that one is found and not taken for a torn tail.
+    pub(crate) fn prove_tail(&mut self) {
+        {
+            let mut state = self.shared.state.lock();
+            if !state.is_tail_unproven {
+                return;
+            }
+            state.make_pending(0, u64::MAX);
         }
-        state.trim_cache();
-        drop(state);
-        if let Some(observer) = self.shared.observer() {
-            for (shard, ticket) in durable {
-                observer.on_durable(shard, ticket);
+        self.turn();
+    }
+
+    fn commit(&mut self, mut batch: PendingBatch) -> Turn {
+        let claims = batch.header(0, SegmentId(0));
+        let padded_bytes = claims.padded_bytes();
+        if let Err(error) = self.make_place(padded_bytes, batch.sequence) {
+            tracing::warn!(%error, "no log segment for the next batch, waiting for disk space");
+            self.shared.reserve.refresh_room();
+            self.shared.state.lock().pending.push_front(batch);
+            return Turn::Full;
+        }
+        let (header, segment, file, offset) = {
+            let state = self.shared.state.lock();
+            let oldest = state.table.oldest_needed(state.durable);
+            let active = state.table.active();
+            let header = batch.header(state.durable, oldest);
+            (header, active.id, Arc::clone(&active.file), active.end)
+        };
+        assert!(
+            header.synced_through + 1 == header.sequence,
+            "one batch at a time"
+        );
+        let generation = Generation {
+            incarnation: self.shared.incarnation,
+            segment,
+        };
+        let bytes = batch.seal(&header, generation);
+        let started = Instant::now();
+        let written = file
+            .write_all_at(&bytes, offset)
+            .and_then(|()| file.sync_data());
+        if let Err(error) = written {
+            return self.fence(error);
+        }
+        drop(file);
+        let metrics = &self.shared.metrics;
+        metrics.on_batch(padded_bytes, batch.appends, started.elapsed());
+        self.on_written(&batch, header.oldest, padded_bytes, bytes);
+        self.shared.reserve.refresh_room();
+        Turn::Worked
+    }
+
+    /// Rolls to the next segment if the active one has no place for `bytes`.
+    fn make_place(&self, bytes: u64, sequence: u64) -> io::Result<()> {
+        {
+            let state = self.shared.state.lock();
+            let active = state.table.active();
+            if active.end + bytes <= active.file_bytes {
+                return Ok(());
+            }
+        }
+        let next = self.shared.reserve.take_next(bytes)?;
+        let segment = Segment::new(next.id, next.file, next.bytes, sequence);
+        self.shared.state.lock().table.push(segment);
+        Ok(())
+    }
+
+    fn on_written(&self, batch: &PendingBatch, oldest: SegmentId, bytes: u64, buffer: Vec<u8>) {
+        {
+            let mut state = self.shared.state.lock();
+            state.table.place(batch.sequence, bytes);
+            state.durable = batch.sequence;
+            state.published = oldest;
+            state.is_tail_unproven = batch.has_items();
+            if buffer.capacity() as u64 <= 2 * self.shared.options.batch_bytes {
+                state.free_buffer = buffer;
+            }
+            state.shrink_cache(self.shared.options.cache_bytes);
+        }
+        let observer = self.shared.observer.lock().clone();
+        if let Some(observer) = observer {
+            for (shard, ticket) in &batch.acks {
+                observer.on_durable(*shard, *ticket);
             }
         }
     }
 
-    /// The next segment, with room for at least `bytes`.
-    fn rotate(&mut self, bytes: u64) -> io::Result<()> {
-        let id = self.active + 1;
-        let segment = new_segment(&self.shared, id, bytes)?;
-        (self.active, self.size, self.offset) = (id, segment.bytes, segment.end);
-        self.file = segment.file;
-        self.shared.free_segments(self.active)
-    }
-}
-
-/// Makes a spare file the segment `id`: its header first, then its name.
-fn new_segment(shared: &Shared, id: u64, bytes: u64) -> io::Result<Segment> {
-    let spare = shared.take_spare(SEGMENT_HEADER_BYTES + bytes)?;
-    let file = shared.disk.open(&spare)?;
-    file.write_at(&segment_header(id), 0)?;
-    file.sync()?;
-    shared.disk.rename(&spare, &segment_name(id))?;
-    let (file, size): (Arc<dyn DiskFile>, _) =
-        (file.into(), shared.disk.open(&segment_name(id))?.size()?);
-    let segment = Segment {
-        file,
-        bytes: size,
-        end: SEGMENT_HEADER_BYTES,
-        batches: 0,
-    };
-    shared.state.lock().segments.insert(id, segment.clone());
-    shared.metrics.segments.inc();
-    Ok(segment)
-}
-
-/// Repeats the writer's turn until the log is closed; fences it at the first error.
-pub fn run(mut writer: Writer) {
-    while writer.shared.wait_for_work() {
-        if let Err(source) = writer.turn() {
-            let error = LogError::Fenced(Arc::new(source));
-            tracing::error!(%error, "the log stops");
-            writer.shared.fence(&error);
-            return;
+    fn fence(&self, error: io::Error) -> Turn {
+        tracing::error!(%error, "a log write or sync failed: the log is fenced");
+        let error = Arc::new(error);
+        {
+            let mut state = self.shared.state.lock();
+            state.fenced = Some(Arc::clone(&error));
+            state.pending.clear();
         }
+        let observer = self.shared.observer.lock().clone();
+        if let Some(observer) = observer {
+            observer.on_fenced(&LogError::Fenced(error));
+        }
+        Turn::Fenced
     }
 }

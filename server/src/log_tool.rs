@@ -1,10 +1,9 @@
 //! Looks into the log of a stopped node.
 
-use std::path::Path;
-
 use comfy_table::Table;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use multiraft_logdb::inspect::{Report, inspect};
+use multiraft_logdb::{Problem, Report, VerifyReport, inspect, verify};
+use serde::Serialize;
 
 use crate::cli::{Failure, LogArgs, LogCommand, LogDirArgs, print_line};
 
@@ -12,7 +11,7 @@ use crate::cli::{Failure, LogArgs, LogCommand, LogDirArgs, print_line};
 pub fn run(args: LogArgs) -> Result<(), Failure> {
     match args.command {
         LogCommand::Inspect(LogDirArgs { dir, json }) => {
-            let report = read("log inspect", &dir)?;
+            let report = inspect(&dir).map_err(|error| Failure::node("log inspect", error))?;
             if json {
                 print_json(&report)
             } else {
@@ -20,22 +19,21 @@ pub fn run(args: LogArgs) -> Result<(), Failure> {
             }
         }
         LogCommand::Verify(LogDirArgs { dir, json }) => {
-            let report = read("log verify", &dir)?;
+            let report = verify(&dir).map_err(|error| Failure::node("log verify", error))?;
             if json {
-                print_json(&report)
+                print_json(&report)?;
             } else {
-                print_line(&verdict(&report))
+                print_line(&verdict(&report))?;
+            }
+            match report.problems.len() {
+                0 => Ok(()),
+                problems => Err(Failure::LogDamaged { problems }),
             }
         }
     }
 }
 
-/// Reading a log checks every byte of it, and refuses what is damaged with segment and offset.
-fn read(what: &'static str, dir: &Path) -> Result<Report, Failure> {
-    inspect(dir).map_err(|error| Failure::node(what, error))
-}
-
-fn print_json(report: &Report) -> Result<(), Failure> {
+fn print_json(report: &impl Serialize) -> Result<(), Failure> {
     let json = serde_json::to_string(report);
     print_line(&json.map_err(|source| Failure::Json {
         what: "log",
@@ -43,14 +41,38 @@ fn print_json(report: &Report) -> Result<(), Failure> {
     })?)
 }
 
-fn verdict(report: &Report) -> String {
-    let batches: u64 = report.segments.iter().map(|s| s.batches).sum();
-    let (segments, groups) = (report.segments.len(), report.groups.len());
-    let torn = match report.torn_bytes {
-        0 => String::new(),
-        bytes => format!("; a torn tail of {bytes} bytes follows, which the next start cuts off"),
+fn verdict(report: &VerifyReport) -> String {
+    let mut lines = vec![format!(
+        "checked {} bytes: {} batches, {} entry blocks in {} segments",
+        report.bytes, report.batches, report.blocks, report.segments
+    )];
+    for problem in &report.problems {
+        lines.push(format!("damaged: {}", place(problem)));
+    }
+    if let Some(torn) = &report.torn_tail {
+        lines.push(format!(
+            "torn tail, which the next start cuts off: {}",
+            place(torn)
+        ));
+    }
+    if report.problems.is_empty() {
+        lines.push("ok: no damage".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn place(problem: &Problem) -> String {
+    let Problem {
+        segment,
+        offset,
+        what,
+        groups,
+    } = problem;
+    let groups = match groups.as_slice() {
+        [] => String::new(),
+        groups => format!(", groups {groups:?}"),
     };
-    format!("ok: {batches} batches in {segments} segments, {groups} groups, no damage{torn}")
+    format!("segment {segment} offset {offset}: {what}{groups}")
 }
 
 fn tables(report: &Report) -> String {
@@ -58,8 +80,9 @@ fn tables(report: &Report) -> String {
     segments.load_style(UTF8_HORIZONTAL_ONLY);
     segments.set_header(["SEGMENT", "BYTES", "USED", "LIVE", "BATCHES"]);
     for s in &report.segments {
-        let numbers = [s.bytes, s.used_bytes, s.live_bytes, s.batches].map(|n| n.to_string());
-        segments.add_row(std::iter::once(format!("{:016x}", s.segment)).chain(numbers));
+        let batches = s.batches as u64;
+        let numbers = [s.file_bytes, s.used_bytes, s.live_bytes, batches].map(|n| n.to_string());
+        segments.add_row(std::iter::once(s.id.to_string()).chain(numbers));
     }
     let mut groups = Table::new();
     groups.load_style(UTF8_HORIZONTAL_ONLY);

@@ -154,7 +154,7 @@ async fn open(config: &Config) -> Result<(Arc<LogDb>, Arc<KvMachine>), NodeError
     };
     let data_dir = config.data_dir.clone();
     tokio::task::spawn_blocking(move || {
-        let log = LogDb::open(&Options::new(data_dir.join("log"), identity))?;
+        let log = LogDb::open(Options::new(data_dir.join("log"), identity))?;
         let machine = KvMachine::open(&data_dir.join("kv"), KvConfig::default());
         let machine = machine.map_err(|error| NodeError::Store(error.to_string()))?;
         check_together(&machine, &log)?;

@@ -45,6 +45,8 @@ pub enum Failure {
         what: &'static str,
         source: serde_json::Error,
     },
+    #[error("log verify: {problems} places are damaged")]
+    LogDamaged { problems: usize },
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
     /// A node in this process, or its files.
@@ -103,6 +105,10 @@ impl Failure {
             }
             Self::Usage { .. } => Some("see `multiraft help`"),
             Self::NoSuchKey { .. } => Some("list the keys with `multiraft range --keys-only`"),
+            Self::LogDamaged { .. } => Some(
+                "a node does not start on this log; keep the directory, it may hold the last copy \
+                 of what the named groups need",
+            ),
             Self::Config(_) | Self::Json { .. } | Self::Output(_) | Self::Node { .. } => None,
         }
     }

@@ -1,0 +1,86 @@
+//! A batch that grows: what many appends of many groups want written by one write and one sync.
+
+use multiraft_engine::block::Block;
+use multiraft_engine::types::GroupId;
+
+use crate::format::{self, Generation, HEADER_BYTES, Header, Item};
+use crate::segment::SegmentId;
+
+/// Items on their way to the writer.
+#[derive(Debug)]
+pub(crate) struct PendingBatch {
+    pub(crate) sequence: u64,
+    /// Room for the header, then the bodies.
+    buffer: Vec<u8>,
+    items: Vec<u8>,
+    item_count: u32,
+    /// The newest ticket of each shard that is durable with this batch.
+    pub(crate) acks: Vec<(u32, u64)>,
+    /// How many appends it carries.
+    pub(crate) appends: u32,
+}
+
+impl PendingBatch {
+    /// An empty batch; `buffer` is one to use again.
+    pub(crate) fn new(sequence: u64, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.resize(HEADER_BYTES, 0);
+        Self {
+            sequence,
+            buffer,
+            items: Vec::new(),
+            item_count: 0,
+            acks: Vec::new(),
+            appends: 0,
+        }
+    }
+
+    /// Bytes so far, without padding.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.buffer.len() + self.items.len()) as u64
+    }
+
+    pub(crate) fn has_items(&self) -> bool {
+        self.item_count > 0
+    }
+
+    /// Adds an item, with its block if it is about one; returns the block's offset.
+    pub(crate) fn push(&mut self, group: GroupId, item: &Item, block: Option<&Block>) -> u32 {
+        let offset = u32::try_from(self.buffer.len()).expect("a batch of less than 4 GiB");
+        if let Some(block) = block {
+            self.buffer.extend_from_slice(block.bytes());
+        }
+        item.encode(group, &mut self.items);
+        self.item_count += 1;
+        offset
+    }
+
+    /// Notes that the append `ticket` of `shard` is durable with this batch.
+    pub(crate) fn acknowledge(&mut self, shard: u32, ticket: u64) {
+        self.appends += 1;
+        match self.acks.iter_mut().find(|(s, _)| *s == shard) {
+            Some(ack) => ack.1 = ticket,
+            None => self.acks.push((shard, ticket)),
+        }
+    }
+
+    /// The header, all but the place in the log.
+    pub(crate) fn header(&self, synced_through: u64, oldest: SegmentId) -> Header {
+        let bytes = |n: usize| u32::try_from(n).expect("a batch of less than 4 GiB");
+        Header {
+            sequence: self.sequence,
+            synced_through,
+            oldest,
+            item_count: self.item_count,
+            bodies_bytes: bytes(self.buffer.len() - HEADER_BYTES),
+            items_bytes: bytes(self.items.len()),
+        }
+    }
+
+    /// The bytes to write.
+    pub(crate) fn seal(&mut self, header: &Header, generation: Generation) -> Vec<u8> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        format::seal(&mut buffer, &self.items, header, generation);
+        buffer
+    }
+}

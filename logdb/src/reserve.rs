@@ -1,0 +1,233 @@
+//! Files ahead of need: the next segment exists, under its name, before the active one is full.
+//!
+//! A recycled or new file gets its name in the background, and the name is durable before the
+//! file is handed out; so rolling to the next segment costs the writer no operation at all.
+//! Names: a used-up segment becomes `spare-N.seg`, a spare becomes `<id>.seg`. A file is made
+//! under a name in `.tmp` and renamed when its zeros are synced.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::disk::{Disk, DiskFile};
+use crate::segment::SegmentId;
+
+const TMP: &str = "new.tmp";
+
+/// A file that no batch lies in, under the name of its segment.
+pub(crate) struct Prepared {
+    pub(crate) id: SegmentId,
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) bytes: u64,
+}
+
+/// What the writer and the background share; held for moments.
+struct Desk {
+    ready: Option<Prepared>,
+    /// The id to prepare next.
+    wanted: SegmentId,
+    /// Names and lengths of files that were given back.
+    retired: Vec<(String, u64)>,
+    stopping: bool,
+}
+
+/// The files on the shelf; held while the disk works.
+struct Shelf {
+    spares: Vec<String>,
+    next_spare: u64,
+}
+
+/// The prepared segment and the spares.
+pub(crate) struct Reserve {
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
+    max_spares: usize,
+    min_free_bytes: u64,
+    desk: Mutex<Desk>,
+    shelf: Mutex<Shelf>,
+    wake: Condvar,
+    has_room: AtomicBool,
+}
+
+impl Reserve {
+    /// Starts with the spares found in the directory; `wanted` is the id after the active one.
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        options: &crate::Options,
+        spares: Vec<String>,
+        ready: Option<Prepared>,
+        wanted: SegmentId,
+    ) -> Self {
+        let numbers = spares.iter().filter_map(|name| spare_number(name));
+        let next_spare = numbers.max().map_or(0, |n| n + 1);
+        Self {
+            disk,
+            segment_bytes: options.segment_bytes,
+            max_spares: options.max_spares as usize,
+            min_free_bytes: options.min_free_bytes,
+            desk: Mutex::new(Desk {
+                ready,
+                wanted,
+                retired: Vec::new(),
+                stopping: false,
+            }),
+            shelf: Mutex::new(Shelf { spares, next_spare }),
+            wake: Condvar::new(),
+            has_room: AtomicBool::new(true),
+        }
+    }
+
+    /// Whether proposals may be accepted: the next segment stands ready for hard states and
+    /// truncations, and the file system has its reserve. Asks the disk again after a no.
+    pub(crate) fn has_room(&self) -> bool {
+        self.has_room.load(Ordering::Relaxed) || self.refresh_room()
+    }
+
+    /// Asks the disk; the writer does so at every batch, a microsecond beside a sync.
+    pub(crate) fn refresh_room(&self) -> bool {
+        let ready = self.desk.lock().ready.is_some();
+        let free_bytes = self.disk.free_bytes().unwrap_or(0);
+        // While the background prepares a segment, free space speaks for it.
+        let room = free_bytes >= self.min_free_bytes && (ready || free_bytes >= self.segment_bytes);
+        self.has_room.store(room, Ordering::Relaxed);
+        room
+    }
+
+    /// Gives back a file whose segment is dead.
+    pub(crate) fn retire(&self, id: SegmentId, bytes: u64) {
+        self.desk.lock().retired.push((id.file_name(), bytes));
+        self.wake.notify_one();
+    }
+
+    /// The segment after the active one, of at least `min_bytes`. Waits for the disk only if the
+    /// background has not kept up or the size is out of the ordinary.
+    pub(crate) fn take_next(&self, min_bytes: u64) -> io::Result<Prepared> {
+        let mut files = self.shelf.lock();
+        let (ready, id) = {
+            let mut desk = self.desk.lock();
+            (desk.ready.take(), desk.wanted)
+        };
+        let next = match ready {
+            Some(ready) if ready.bytes >= min_bytes => ready,
+            other => self.replace(&mut files, other, id, min_bytes)?,
+        };
+        self.desk.lock().wanted = next.id.next();
+        self.wake.notify_one();
+        Ok(next)
+    }
+
+    /// Makes a segment at once, putting one that is too small back to the spares.
+    fn replace(
+        &self,
+        files: &mut Shelf,
+        small: Option<Prepared>,
+        id: SegmentId,
+        min_bytes: u64,
+    ) -> io::Result<Prepared> {
+        self.shelve_retired(files)?;
+        if let Some(small) = small {
+            let name = files.new_name();
+            self.disk.rename(&small.id.file_name(), &name)?;
+            files.spares.push(name);
+        }
+        self.prepare(files, id, min_bytes.max(self.segment_bytes))
+    }
+
+    fn prepare(&self, files: &mut Shelf, id: SegmentId, bytes: u64) -> io::Result<Prepared> {
+        let spare = match files.spares.pop() {
+            Some(spare) if bytes == self.segment_bytes => spare,
+            kept => {
+                files.spares.extend(kept);
+                self.disk.create(TMP, bytes)?;
+                TMP.to_owned()
+            }
+        };
+        self.disk.rename(&spare, &id.file_name())?;
+        self.disk.sync_dir()?;
+        let file = self.disk.open(&id.file_name())?;
+        Ok(Prepared { id, file, bytes })
+    }
+
+    fn shelve_retired(&self, files: &mut Shelf) -> io::Result<()> {
+        let retired = std::mem::take(&mut self.desk.lock().retired);
+        for (name, bytes) in retired {
+            if bytes == self.segment_bytes && files.spares.len() < self.max_spares {
+                let spare = files.new_name();
+                self.disk.rename(&name, &spare)?;
+                files.spares.push(spare);
+            } else {
+                self.disk.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One round of the background's work: shelves what was given back, prepares what is next.
+    ///
+    /// An error leaves the log without a prepared segment, hence without room; it is tried again
+    /// at the next round.
+    pub(crate) fn turn(&self) -> io::Result<()> {
+        let mut files = self.shelf.lock();
+        self.shelve_retired(&mut files)?;
+        let wanted = {
+            let desk = self.desk.lock();
+            desk.ready.is_none().then_some(desk.wanted)
+        };
+        if let Some(id) = wanted {
+            let next = self.prepare(&mut files, id, self.segment_bytes)?;
+            self.desk.lock().ready = Some(next);
+            self.refresh_room();
+        }
+        Ok(())
+    }
+
+    /// The background thread: works until told to stop.
+    pub(crate) fn run(&self) {
+        while !self.desk.lock().stopping {
+            if let Err(error) = self.turn() {
+                tracing::warn!(%error, "no next log segment; proposals wait for disk space");
+                self.refresh_room();
+                let mut desk = self.desk.lock();
+                if !desk.stopping {
+                    self.wake.wait_for(&mut desk, RETRY);
+                }
+                continue;
+            }
+            let mut desk = self.desk.lock();
+            if !desk.stopping && desk.ready.is_some() && desk.retired.is_empty() {
+                self.wake.wait(&mut desk);
+            }
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.desk.lock().stopping = true;
+        self.wake.notify_all();
+    }
+}
+
+/// How long the background waits before it asks a full disk again.
+const RETRY: std::time::Duration = std::time::Duration::from_millis(200);
+
+impl Shelf {
+    fn new_name(&mut self) -> String {
+        let name = format!("spare-{}.seg", self.next_spare);
+        self.next_spare += 1;
+        name
+    }
+}
+
+/// The number of a spare's file name; `None` for other files.
+pub(crate) fn spare_number(name: &str) -> Option<u64> {
+    name.strip_prefix("spare-")?
+        .strip_suffix(".seg")?
+        .parse()
+        .ok()
+}
+
+/// Whether a crash left a half-made file under this name.
+pub(crate) fn is_half_made(name: &str) -> bool {
+    name == TMP
+}

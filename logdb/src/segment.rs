@@ -1,0 +1,186 @@
+//! The segments in use, oldest first: where each batch lies, and how many bytes are alive.
+//!
+//! Invariant: segment ids are gapless and batch sequences are gapless over them, so a batch is
+//! found by its sequence alone, at four bytes of memory a batch.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::disk::DiskFile;
+use crate::format::PAGE_BYTES;
+
+/// The id of one use of one segment file, from 1; rises with each use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct SegmentId(pub u64);
+
+impl SegmentId {
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The name of its file.
+    pub fn file_name(self) -> String {
+        format!("{self}.seg")
+    }
+
+    /// The id that a file name tells; `None` for other files.
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        let digits = name.strip_suffix(".seg")?;
+        let id = Self(u64::from_str_radix(digits, 16).ok()?);
+        (id.0 > 0 && id.file_name() == name).then_some(id)
+    }
+}
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// One segment in use.
+pub(crate) struct Segment {
+    pub(crate) id: SegmentId,
+    /// Cloned only under the state's lock, by readers; no clone means no reader.
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) file_bytes: u64,
+    /// Sequence of its first batch.
+    first_sequence: u64,
+    /// Page number of each batch.
+    pages: Vec<u32>,
+    /// Where the next batch goes.
+    pub(crate) end: u64,
+    /// Bytes of items that still count.
+    pub(crate) live_bytes: u64,
+    /// Sequence of the batch whose items killed the last bytes here.
+    last_kill: u64,
+}
+
+impl Segment {
+    pub(crate) fn new(
+        id: SegmentId,
+        file: Arc<dyn DiskFile>,
+        file_bytes: u64,
+        first_sequence: u64,
+    ) -> Self {
+        Self {
+            id,
+            file,
+            file_bytes,
+            first_sequence,
+            pages: Vec::new(),
+            end: 0,
+            live_bytes: 0,
+            last_kill: 0,
+        }
+    }
+
+    /// Sequence of the last batch; below the first when there is none.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.first_sequence + self.pages.len() as u64 - 1
+    }
+
+    pub(crate) fn batches(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Nothing here counts any more, and a crash now would not change that.
+    fn is_dead(&self, durable: u64) -> bool {
+        self.live_bytes == 0 && self.last_kill <= durable
+    }
+}
+
+/// All segments in use and the batches on their way to one.
+#[derive(Default)]
+pub(crate) struct SegmentTable {
+    segments: VecDeque<Segment>,
+    /// Live bytes of batches that have no place yet.
+    unwritten: BTreeMap<u64, u64>,
+}
+
+impl SegmentTable {
+    pub(crate) fn push(&mut self, segment: Segment) {
+        if let Some(last) = self.segments.back() {
+            assert!(last.id.next() == segment.id, "segment ids are gapless");
+        }
+        self.segments.push_back(segment);
+    }
+
+    /// Gives the next batch its place at the end of the active segment.
+    pub(crate) fn place(&mut self, sequence: u64, padded_bytes: u64) {
+        let live_bytes = self.unwritten.remove(&sequence).unwrap_or(0);
+        let active = self.segments.back_mut().expect("a segment is active");
+        assert!(
+            active.first_sequence + active.pages.len() as u64 == sequence,
+            "batches lie in order of sequence"
+        );
+        let page = u32::try_from(active.end / PAGE_BYTES).expect("a file of less than 16 TiB");
+        active.pages.push(page);
+        active.end += padded_bytes;
+        active.live_bytes += live_bytes;
+    }
+
+    fn position(&self, sequence: u64) -> Option<usize> {
+        let after = self
+            .segments
+            .partition_point(|s| s.first_sequence <= sequence);
+        let at = after.checked_sub(1)?;
+        (sequence <= self.segments[at].last_sequence()).then_some(at)
+    }
+
+    /// File and offset of a written batch.
+    pub(crate) fn locate(&self, sequence: u64) -> Option<(&Arc<dyn DiskFile>, u64)> {
+        let segment = &self.segments[self.position(sequence)?];
+        let nth = usize::try_from(sequence - segment.first_sequence).expect("in memory");
+        Some((&segment.file, u64::from(segment.pages[nth]) * PAGE_BYTES))
+    }
+
+    /// An item of batch `sequence` begins to count.
+    pub(crate) fn add_live(&mut self, sequence: u64, bytes: u64) {
+        match self.position(sequence) {
+            Some(at) => self.segments[at].live_bytes += bytes,
+            None => *self.unwritten.entry(sequence).or_default() += bytes,
+        }
+    }
+
+    /// An item of batch `sequence` no longer counts, because of an item of batch `killer`.
+    pub(crate) fn remove_live(&mut self, sequence: u64, bytes: u64, killer: u64) {
+        if let Some(at) = self.position(sequence) {
+            let segment = &mut self.segments[at];
+            segment.live_bytes -= bytes;
+            segment.last_kill = segment.last_kill.max(killer);
+        } else {
+            let live = self.unwritten.get_mut(&sequence).expect("it was added");
+            *live -= bytes;
+        }
+    }
+
+    /// The oldest segment that a recovery after a crash now would need.
+    pub(crate) fn oldest_needed(&self, durable: u64) -> SegmentId {
+        let active = self.active().id;
+        let mut old = self.segments.iter().take_while(|s| s.id < active);
+        old.find(|s| !s.is_dead(durable)).map_or(active, |s| s.id)
+    }
+
+    /// Takes out the oldest segment if it is older than `oldest` and nobody reads it.
+    pub(crate) fn pop_older_than(&mut self, oldest: SegmentId) -> Option<Segment> {
+        let front = self.segments.front()?;
+        let unused = front.id < oldest && Arc::strong_count(&front.file) == 1;
+        unused.then(|| self.segments.pop_front()).flatten()
+    }
+
+    pub(crate) fn active(&self) -> &Segment {
+        self.segments.back().expect("a segment is active")
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter()
+    }
+
+    /// Sum of all file lengths, and of all live bytes.
+    pub(crate) fn used_and_live_bytes(&self) -> (u64, u64) {
+        let used = self.segments.iter().map(|s| s.file_bytes).sum();
+        let live: u64 = self.segments.iter().map(|s| s.live_bytes).sum();
+        (used, live + self.unwritten.values().sum::<u64>())
+    }
+}

@@ -1,0 +1,281 @@
+//! What appends, reads and the writer share, under one lock that nobody holds while the disk
+//! works.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use multiraft_engine::block::Block;
+use multiraft_engine::traits::{GroupWrite, LogError, StoredGroup, WriteBatch};
+use multiraft_engine::types::{GroupId, Index as LogIndex};
+
+use crate::batch::PendingBatch;
+use crate::disk::DiskFile;
+use crate::format::{BlockItem, Item};
+use crate::index::{Index, Position, Span};
+use crate::segment::{SegmentId, SegmentTable};
+
+/// A block that reads find in memory.
+#[derive(Debug)]
+struct Recent {
+    group: GroupId,
+    first: LogIndex,
+    at: Position,
+}
+
+/// Where a read finds a span's block.
+pub(crate) enum Source {
+    Memory(Block),
+    Disk {
+        file: Arc<dyn DiskFile>,
+        offset: u64,
+    },
+}
+
+/// A part of a read: entries `first..=last` of a block.
+pub(crate) struct Found {
+    pub(crate) first: LogIndex,
+    pub(crate) last: LogIndex,
+    pub(crate) at: Position,
+    pub(crate) source: Source,
+}
+
+/// The log in memory.
+pub(crate) struct State {
+    pub(crate) index: Index,
+    pub(crate) table: SegmentTable,
+    /// Batches that wait for the writer, oldest first; the last one grows.
+    pub(crate) pending: VecDeque<PendingBatch>,
+    /// Sequence of the next batch to begin.
+    pub(crate) next_sequence: u64,
+    /// All batches up to this one are on stable storage.
+    pub(crate) durable: u64,
+    /// What the newest durable batch says is the oldest segment needed.
+    pub(crate) published: SegmentId,
+    /// No later batch proves yet that the newest durable one was durable.
+    pub(crate) is_tail_unproven: bool,
+    pub(crate) fenced: Option<Arc<io::Error>>,
+    pub(crate) closing: bool,
+    /// What the engine takes once.
+    pub(crate) stored: Vec<StoredGroup>,
+    /// A written batch's memory, for the next one: the second half of the double buffer.
+    pub(crate) free_buffer: Vec<u8>,
+    recent: VecDeque<Recent>,
+    recent_bytes: u64,
+}
+
+impl State {
+    /// The state after a recovery that ended with batch `durable`.
+    pub(crate) fn new(index: Index, table: SegmentTable, durable: u64, oldest: SegmentId) -> Self {
+        Self {
+            stored: index.stored_groups(),
+            index,
+            table,
+            pending: VecDeque::new(),
+            next_sequence: durable + 1,
+            durable,
+            published: oldest,
+            is_tail_unproven: false,
+            fenced: None,
+            closing: false,
+            free_buffer: Vec::new(),
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+        }
+    }
+
+    /// Refuses when nothing can become durable any more.
+    pub(crate) fn check_open(&self) -> Result<(), LogError> {
+        if let Some(error) = &self.fenced {
+            return Err(LogError::Fenced(Arc::clone(error)));
+        }
+        if self.closing {
+            let closed = io::Error::new(io::ErrorKind::BrokenPipe, "the log is closed");
+            return Err(LogError::Fenced(Arc::new(closed)));
+        }
+        Ok(())
+    }
+
+    /// Adds a shard's writes to the pending batch and to the index.
+    pub(crate) fn append(&mut self, batch: &WriteBatch, batch_bytes: u64) {
+        for write in &batch.writes {
+            let blocks = write.blocks.iter().map(|b| b.bytes().len() as u64);
+            self.make_pending(blocks.sum(), batch_bytes);
+            self.push_write(write);
+        }
+        let pending = self.make_pending(0, u64::MAX);
+        pending.acknowledge(batch.shard, batch.ticket);
+    }
+
+    /// The batch that grows, begun anew if `more` bytes would make it too large. One group's
+    /// write never spans batches, for it is atomic.
+    pub(crate) fn make_pending(&mut self, more: u64, batch_bytes: u64) -> &mut PendingBatch {
+        let fits = |p: &PendingBatch| !p.has_items() || p.bytes() + more <= batch_bytes;
+        if !self.pending.back().is_some_and(fits) {
+            let buffer = std::mem::take(&mut self.free_buffer);
+            let batch = PendingBatch::new(self.next_sequence, buffer);
+            self.pending.push_back(batch);
+            self.next_sequence += 1;
+        }
+        self.pending.back_mut().expect("just made sure")
+    }
+
+    fn push_write(&mut self, write: &GroupWrite) {
+        let group = write.group;
+        if write.remove {
+            self.push(group, &Item::Remove, None);
+        }
+        if let Some(meta) = &write.meta {
+            self.push(group, &Item::Meta(meta.clone()), None);
+        }
+        if let Some(index) = write.compact_to {
+            self.push_compact(group, index);
+        }
+        if let Some(index) = write.truncate_from {
+            self.push(group, &Item::TruncateFrom(index), None);
+        }
+        for block in &write.blocks {
+            self.push_block(group, block);
+        }
+        if let Some(state) = write.hard_state {
+            self.push(group, &Item::HardState(state), None);
+        }
+    }
+
+    fn push_compact(&mut self, group: GroupId, index: LogIndex) {
+        let stored = self.index.group(group);
+        let term = stored.map(|g| g.term_of(index)).unwrap_or_default();
+        if stored.is_none_or(|g| g.state.compacted.0 < index) {
+            self.push(group, &Item::CompactTo { index, term }, None);
+        }
+    }
+
+    fn push_block(&mut self, group: GroupId, block: &Block) {
+        let stored = self.index.group(group);
+        let last = stored.map(super::index::Group::last).unwrap_or_default();
+        let compacted = stored.map(|g| g.state.compacted.0).unwrap_or_default();
+        assert!(
+            compacted < block.first() && block.first() <= last.next(),
+            "group {group}: a block from {} does not join entries {compacted}..={last}",
+            block.first()
+        );
+        self.push(group, &Item::Append(BlockItem::of(block)), Some(block));
+    }
+
+    /// Adds one item to the pending batch and to the index: the same for appends and moves.
+    pub(crate) fn push(&mut self, group: GroupId, item: &Item, block: Option<&Block>) {
+        let pending = self.pending.back_mut().expect("make_pending was called");
+        let sequence = pending.sequence;
+        let offset = pending.push(group, item, block);
+        let place = (sequence, offset);
+        self.index.apply(group, item, place, block, &mut self.table);
+        if let Some(stored) = item.block() {
+            self.recent.push_back(Recent {
+                group,
+                first: stored.first,
+                at: Position {
+                    sequence,
+                    offset,
+                    bytes: stored.bytes,
+                },
+            });
+            self.recent_bytes += u64::from(stored.bytes);
+        }
+    }
+
+    /// Forgets the oldest durable blocks until the rest fits into `cache_bytes`.
+    pub(crate) fn shrink_cache(&mut self, cache_bytes: u64) {
+        while self.recent_bytes > cache_bytes {
+            let oldest = self
+                .recent
+                .front()
+                .filter(|r| r.at.sequence <= self.durable);
+            let Some(Recent { group, first, at }) = oldest else {
+                return;
+            };
+            self.index.drop_cached(*group, *first, *at);
+            self.recent_bytes -= u64::from(at.bytes);
+            self.recent.pop_front();
+        }
+    }
+
+    /// Where to get the blocks of entries `first..=last`, up to `max_bytes` but at least one.
+    pub(crate) fn find(
+        &self,
+        group: GroupId,
+        first: LogIndex,
+        last: LogIndex,
+        max_bytes: usize,
+    ) -> Result<Vec<Found>, LogError> {
+        let not_found = |index| LogError::NotFound { group, index };
+        let stored = self.index.group(group).ok_or(not_found(first))?;
+        if first <= stored.state.compacted.0 {
+            let kept = stored.state.compacted.0.next();
+            return Err(LogError::Compacted {
+                group,
+                index: first,
+                first: kept,
+            });
+        }
+        if last > stored.last() {
+            return Err(not_found(first.max(stored.last().next())));
+        }
+        if last < first {
+            return Err(not_found(last));
+        }
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        for span in stored.spans_from(first).take_while(|s| s.first <= last) {
+            bytes += span.at.bytes as usize;
+            if bytes > max_bytes && !found.is_empty() {
+                break;
+            }
+            found.push(self.found(span, span.first.max(first), span.last.min(last)));
+        }
+        Ok(found)
+    }
+
+    /// Where to get the block of a span, cut to `first..=last`.
+    pub(crate) fn found(&self, span: &Span, first: LogIndex, last: LogIndex) -> Found {
+        let source = if let Some(block) = &span.block {
+            Source::Memory(block.clone())
+        } else {
+            let place = self.table.locate(span.at.sequence);
+            let (file, batch) = place.expect("a block that is not in memory was written");
+            Source::Disk {
+                file: Arc::clone(file),
+                offset: batch + u64::from(span.at.offset),
+            }
+        };
+        Found {
+            first,
+            last,
+            at: span.at,
+            source,
+        }
+    }
+}
+
+impl Found {
+    /// Gets the block and cuts it; the state's lock is not held.
+    pub(crate) fn load(&self, group: GroupId) -> Result<Block, LogError> {
+        let block = match &self.source {
+            Source::Memory(block) => block.clone(),
+            Source::Disk { file, offset } => {
+                let mut bytes = vec![0; self.at.bytes as usize];
+                file.read_exact_at(&mut bytes, *offset)
+                    .map_err(|e| LogError::Io(Arc::new(e)))?;
+                let damaged = LogError::Damaged {
+                    group,
+                    index: self.first,
+                };
+                Block::decode(bytes.into()).map_err(|_| damaged)?
+            }
+        };
+        if block.first() > self.first || block.last() < self.last {
+            let index = self.first;
+            return Err(LogError::Damaged { group, index }); // another block's bytes
+        }
+        Ok(block.slice(self.first, self.last))
+    }
+}

@@ -1,0 +1,136 @@
+//! The real disk: lock, identity, threads, inspection.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use multiraft_engine::traits::{Log, LogError, LogObserver};
+use multiraft_engine::types::NodeId;
+
+use super::{batch, block, entries, options, payloads};
+use crate::{Error, Identity, LogDb, Options, inspect, verify};
+
+struct Durable(mpsc::Sender<u64>);
+
+impl LogObserver for Durable {
+    fn on_durable(&self, _: u32, ticket: u64) {
+        self.0.send(ticket).unwrap();
+    }
+
+    fn on_fenced(&self, error: &LogError) {
+        panic!("{error}");
+    }
+}
+
+fn at(dir: &tempfile::TempDir) -> Options {
+    Options {
+        dir: dir.path().join("log"),
+        ..options()
+    }
+}
+
+#[test]
+fn a_log_on_the_real_disk_is_locked_closed_inspected_and_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = LogDb::open(at(&dir)).unwrap();
+    let mode = std::fs::metadata(at(&dir).dir)
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700);
+    let (sender, durable) = mpsc::channel();
+    log.set_observer(Arc::new(Durable(sender)));
+    for index in 1..=40 {
+        let write = entries(3, vec![block(index, 1, &[&[1; 9000]])]);
+        log.append(batch(index, vec![write])).unwrap();
+    }
+    while durable.recv().unwrap() < 40 {}
+    let second = LogDb::open(at(&dir)).err().unwrap();
+    assert!(matches!(&second, Error::Locked { path } if path.ends_with("LOCK")));
+    assert!(second.to_string().contains("LOCK"));
+    assert!(matches!(inspect(&at(&dir).dir), Err(Error::Locked { .. })));
+    let incarnation = log.incarnation();
+    log.close();
+    assert!(log.append(batch(41, vec![])).is_err());
+    let report = inspect(&at(&dir).dir).unwrap();
+    assert_eq!((report.groups[0].first, report.groups[0].last), (1, 40));
+    let checked = verify(&at(&dir).dir).unwrap();
+    assert_eq!((checked.blocks, checked.problems.len()), (40, 0));
+    let log = LogDb::open(at(&dir)).unwrap();
+    assert_eq!(log.incarnation(), incarnation);
+    assert_eq!(payloads(&log, 3, 40, 40).unwrap(), [vec![1; 9000]]);
+}
+
+#[test]
+fn verify_names_damage_that_a_start_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = LogDb::open(at(&dir)).unwrap();
+    log.append(batch(1, vec![entries(3, vec![block(1, 1, &[b"a"])])]))
+        .unwrap();
+    log.close();
+    let path = at(&dir).dir.join("0000000000000001.seg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let report = verify(&at(&dir).dir).unwrap();
+    assert_eq!(
+        (report.problems[0].offset, &report.problems[0].groups[..]),
+        (0, &[3][..])
+    );
+    assert!(matches!(LogDb::open(at(&dir)), Err(Error::Corrupt { .. })));
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "not a byte changed");
+}
+
+#[test]
+fn foreign_and_newer_directories_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(LogDb::open(at(&dir)).unwrap());
+    let with = |cluster_id, node| Options {
+        identity: Identity {
+            cluster_id,
+            node: NodeId::new(node).unwrap(),
+        },
+        ..at(&dir)
+    };
+    assert!(matches!(
+        LogDb::open(with(7, 2)),
+        Err(Error::OtherNode { .. })
+    ));
+    assert!(matches!(
+        LogDb::open(with(8, 1)),
+        Err(Error::OtherCluster { .. })
+    ));
+    let identity = at(&dir).dir.join("IDENTITY");
+    std::fs::write(&identity, r#"{"format": 2, "new": true}"#).unwrap();
+    let newer = LogDb::open(at(&dir)).err();
+    assert!(matches!(newer, Some(Error::NewerFormat { found: 2, .. })));
+    std::fs::write(&identity, "{").unwrap();
+    assert!(matches!(
+        LogDb::open(at(&dir)),
+        Err(Error::IdentityDamaged { .. })
+    ));
+    std::fs::remove_file(&identity).unwrap();
+    assert!(matches!(
+        LogDb::open(at(&dir)),
+        Err(Error::IdentityMissing { .. })
+    ));
+}
+
+#[test]
+fn options_out_of_range_are_named() {
+    for segment_bytes in [0, 65_535, 65_537, 1 << 31] {
+        let options = Options {
+            segment_bytes,
+            ..options()
+        };
+        let error = options.validate().err();
+        assert!(matches!(
+            error,
+            Some(Error::Options {
+                option: "segment_bytes",
+                ..
+            })
+        ));
+    }
+    options().validate().unwrap();
+}
