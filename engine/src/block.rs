@@ -21,6 +21,9 @@ pub const ENTRY_HEADER_BYTES: usize = 5;
 /// The largest block that decodes, bytes. Longer lengths are refused before any allocation.
 pub const MAX_BLOCK_BYTES: usize = 64 << 20;
 const FLAG_HEADERS_ONLY: u32 = 1;
+/// At least one entry is a configuration change: so that who takes a block over need not look at
+/// each of its entries.
+const FLAG_CONF_CHANGE: u32 = 2;
 
 /// What an entry is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,7 +114,7 @@ impl Block {
         bytes.put_u64_le(first.0);
         bytes.put_u64_le(term.0);
         bytes.put_u32_le(count);
-        bytes.put_u32_le(flags);
+        bytes.put_u32_le(flags | conf_change_flag(entries.iter().map(|(kind, _)| *kind)));
         for (kind, payload) in entries {
             bytes.put_u32_le(u32::try_from(payload.len()).expect("bounded above"));
             bytes.put_u8(*kind as u8);
@@ -151,14 +154,16 @@ impl Block {
             return Err(BlockError::Malformed);
         }
         let mut at = HEADER_BYTES;
+        let mut flag = 0;
         for _ in 0..count {
             let header = bytes
                 .get(at..at + ENTRY_HEADER_BYTES)
                 .ok_or(BlockError::Malformed)?;
-            EntryKind::from_u8(header[4]).ok_or(BlockError::Malformed)?;
+            let kind = EntryKind::from_u8(header[4]).ok_or(BlockError::Malformed)?;
+            flag |= conf_change_flag(std::iter::once(kind));
             at += ENTRY_HEADER_BYTES + u32_at(header, 0) as usize;
         }
-        if at != bytes.len() {
+        if at != bytes.len() || u32_at(&bytes, 28) & !FLAG_HEADERS_ONLY != flag {
             return Err(BlockError::Malformed);
         }
         let term = Term(u64_at(&bytes, 16));
@@ -207,6 +212,11 @@ impl Block {
         self.term
     }
 
+    /// Whether an entry in it changes the configuration.
+    pub fn has_conf_change(&self) -> bool {
+        u32_at(&self.bytes, 28) & FLAG_CONF_CHANGE != 0
+    }
+
     /// How many entries.
     pub fn count(&self) -> u32 {
         self.count
@@ -242,7 +252,8 @@ impl Block {
         }
         let part = self.entries().filter(|e| (first..=last).contains(&e.index));
         let entries: Vec<_> = part.map(|e| (e.kind, e.payload)).collect();
-        Self::encode_with_flags(first, self.term, &entries, u32_at(&self.bytes, 28))
+        let flags = u32_at(&self.bytes, 28) & FLAG_HEADERS_ONLY;
+        Self::encode_with_flags(first, self.term, &entries, flags)
     }
 
     /// The block as a witness stores it: payloads only of configuration changes.
@@ -256,6 +267,14 @@ impl Block {
             })
             .collect();
         Self::encode_with_flags(self.first, self.term, &entries, FLAG_HEADERS_ONLY)
+    }
+}
+
+fn conf_change_flag(mut kinds: impl Iterator<Item = EntryKind>) -> u32 {
+    if kinds.any(|kind| kind == EntryKind::ConfChange) {
+        FLAG_CONF_CHANGE
+    } else {
+        0
     }
 }
 

@@ -33,6 +33,31 @@ pub enum ProposeError {
     Stopped,
 }
 
+/// Why a change of the membership has no result.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeMembershipError {
+    /// The group is not on this node.
+    #[error("group {0} is not on this node")]
+    UnknownGroup(GroupId),
+    /// Not accepted: asking again is safe.
+    #[error("not accepted: {0}")]
+    NotAccepted(Refusal),
+    /// It did not take effect and never will: another change was under way, it was made for another
+    /// configuration, or it does not apply to this membership.
+    #[error("the change does not apply to the present membership, or another one is under way")]
+    Refused,
+    /// It may take effect or not: look at the membership.
+    #[error("the outcome is unknown: the leader's answer was lost")]
+    Unknown,
+    /// The log is fenced; this node serves nothing until it is restarted.
+    #[error("not accepted: {0}")]
+    Fenced(LogError),
+    /// The node is shutting down; it may take effect or not.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
 /// Why a read has no index.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

@@ -13,6 +13,16 @@ pub enum GroupEvent {
         /// Everyone in it.
         membership: Membership,
     },
+    /// A configuration change took effect here.
+    MembershipChanged {
+        /// Whose.
+        group: GroupId,
+        /// Everyone in it now.
+        membership: Membership,
+        /// Who came, went, or has another role or address; nobody when a joint configuration was
+        /// left.
+        changed: Vec<NodeId>,
+    },
     /// The term or the leader known here changed.
     LeaderUpdated {
         /// Whose.

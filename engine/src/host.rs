@@ -14,13 +14,14 @@ use tokio::sync::oneshot;
 
 use crate::apply::Applier;
 use crate::config::Config;
-use crate::error::{BootstrapError, ProposeError, ReadError, StartError};
+use crate::error::{BootstrapError, ChangeMembershipError, ProposeError, ReadError, StartError};
 use crate::events::{EventSink, GroupEvent};
 use crate::mailbox::{Lane, Mailbox};
 use crate::metrics::Metrics;
+use crate::raft::conf_change::ConfChange;
 use crate::raft::effects::Refusal;
 use crate::raft::membership::Membership;
-use crate::raft::message::Envelope;
+use crate::raft::message::{Envelope, Message};
 use crate::shard::{ApplyTask, GroupStatus, Shard, ShardInput, TurnEffects};
 use crate::state_machine::StateMachine;
 use crate::traits::{
@@ -186,6 +187,35 @@ impl<M: StateMachine> Host<M> {
         receiver.await.unwrap_or(Err(ReadError::Stopped))
     }
 
+    /// Changes who belongs to a group; returns the membership once the change took effect here. A
+    /// follower forwards it to the leader. Set [`ConfChange::expected`] to be sure of the
+    /// configuration that is changed.
+    pub async fn change_membership(
+        &self,
+        group: GroupId,
+        change: ConfChange,
+    ) -> Result<Membership, ChangeMembershipError> {
+        let (sender, receiver) = oneshot::channel();
+        let reply = Box::new(move |result| drop(sender.send(result)));
+        let input = ShardInput::ChangeMembership(group, change, reply);
+        let shard = &self.inner.shards[self.inner.shard_of(group)];
+        let stopped = ChangeMembershipError::Stopped;
+        shard.push(input).map_err(|_| stopped.clone())?;
+        receiver.await.unwrap_or(Err(stopped))
+    }
+
+    /// Asks the leader of a group to hand over to `to`, which must be a voter. Whether it does
+    /// shows in the group's status and events: it gives up after an election timeout.
+    pub fn transfer_leadership(&self, group: GroupId, to: NodeId) {
+        let shard = &self.inner.shards[self.inner.shard_of(group)];
+        if shard
+            .push(ShardInput::TransferLeadership(group, to))
+            .is_err()
+        {
+            tracing::debug!(%group, "a transfer while stopping");
+        }
+    }
+
     /// The state of these groups, or of all if none is named, by rising id.
     pub async fn status(&self, groups: &[GroupId]) -> Vec<GroupStatus> {
         let mut all = Vec::new();
@@ -246,9 +276,9 @@ impl<M: StateMachine> Inner<M> {
     }
 
     fn learn_addresses(&self, membership: &Membership) {
-        for (&node, member) in &membership.members {
+        for (node, address) in membership.addresses() {
             if node != self.config.node {
-                self.parts.transport.set_peer(node, member.address.clone());
+                self.parts.transport.set_peer(node, address.clone());
             }
         }
     }
@@ -292,7 +322,11 @@ impl<M: StateMachine> Inner<M> {
         loop {
             self.metrics.turns.inc();
             let effects = shard.turn(inputs.drain(..));
+            let wants_turn = effects.wants_turn;
             self.carry_out(at, effects);
+            if wants_turn {
+                continue;
+            }
             if !self.shards[at].take(&mut inputs, Some(next_tick)) {
                 break;
             }
@@ -337,6 +371,14 @@ impl<M: StateMachine> Inner<M> {
         }
         for (reply, result) in effects.bootstraps {
             reply(result);
+        }
+        for (reply, result) in effects.membership_replies {
+            reply(result);
+        }
+        for event in &effects.events {
+            if let GroupEvent::MembershipChanged { membership, .. } = event {
+                self.learn_addresses(membership);
+            }
         }
         if !effects.events.is_empty() {
             let is_leader = |e: &&GroupEvent| {
@@ -417,6 +459,10 @@ impl<M: StateMachine> TransportObserver for Observer<M> {
         };
         let mut by_shard: Vec<Vec<Envelope>> = inner.shards.iter().map(|_| Vec::new()).collect();
         for envelope in envelopes {
+            if matches!(envelope.message, Message::InstallSnapshot { .. }) {
+                inner.metrics.dropped_messages.inc(); // without its files it would empty a group
+                continue;
+            }
             by_shard[inner.shard_of(envelope.group)].push(envelope);
         }
         let limit = inner.config.inbox_messages;

@@ -10,7 +10,8 @@ use crate::types::{GroupId, HardState, Index, NodeId, Term};
 
 /// What one group wants made durable in one turn, as one atomic unit.
 ///
-/// Applied in the order of the fields: creation or removal, truncation, blocks, hard state.
+/// Applied in the order of the fields: removal, creation, restart, compaction, truncation, blocks,
+/// hard state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupWrite {
     /// The group.
@@ -19,6 +20,9 @@ pub struct GroupWrite {
     pub remove: bool,
     /// Replace the group's description (opaque here; creates the group if it is new).
     pub meta: Option<Bytes>,
+    /// Drop all entries: the log goes on after this one, the last that an installed snapshot covers
+    /// (Raft §7).
+    pub restart_after: Option<(Index, Term)>,
     /// Entries up to and including this index are no longer needed.
     pub compact_to: Option<Index>,
     /// Drop all entries from this index on; the blocks below start at or before it.
@@ -36,6 +40,7 @@ impl GroupWrite {
             group,
             remove: false,
             meta: None,
+            restart_after: None,
             compact_to: None,
             truncate_from: None,
             blocks: Vec::new(),

@@ -33,7 +33,8 @@ type Entries = Vec<(Term, EntryKind, Bytes)>;
 struct Disk {
     entries: Entries,
     hard_state: HardState,
-    in_flight: VecDeque<(u64, GroupWrite)>,
+    /// With the promises that each makes true.
+    in_flight: VecDeque<(u64, GroupWrite, Vec<Envelope>)>,
 }
 
 fn store(entries: &mut Entries, write: &GroupWrite) {
@@ -51,11 +52,11 @@ fn store(entries: &mut Entries, write: &GroupWrite) {
 }
 
 impl Disk {
-    fn finish_one(&mut self) -> Option<u64> {
-        let (number, write) = self.in_flight.pop_front()?;
+    fn finish_one(&mut self) -> Option<(u64, Vec<Envelope>)> {
+        let (number, write, promises) = self.in_flight.pop_front()?;
         store(&mut self.entries, &write);
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
-        Some(number)
+        Some((number, promises))
     }
 
     /// As the log would answer: with what was handed to it, durable or not.
@@ -63,7 +64,7 @@ impl Disk {
         let mut entries = self.entries.clone();
         self.in_flight
             .iter()
-            .for_each(|(_, write)| store(&mut entries, write));
+            .for_each(|(_, write, _)| store(&mut entries, write));
         let one = |i: u64| {
             let (term, kind, payload) = entries[usize::try_from(i).unwrap() - 1].clone();
             Block::encode(Index(i), term, &[(kind, payload)])
@@ -115,7 +116,7 @@ impl Cluster {
             (id(at), Member { role, address })
         };
         let members = (1..).zip(roles).map(member).collect();
-        let membership = Membership { members };
+        let membership = Membership::new(members);
         let loss = [0.0, 0.05, 0.3][rng.random_range(0..3)];
         let mut cluster = Self {
             rng,
@@ -162,12 +163,11 @@ impl Cluster {
             ..Limits::default()
         };
         let applied_to = Index(applied.len() as u64);
-        let configuration = self.membership.configuration();
         let seed = self.rng.random();
         let raft = Group::restore(
             node,
             &stored,
-            configuration,
+            self.membership.clone(),
             applied_to,
             limits,
             first,
@@ -209,8 +209,15 @@ impl Cluster {
             let effects = it
                 .raft
                 .take_effects(&mut |first, last, _| Ok(disk.read(first, last)));
-            it.disk.in_flight.extend(effects.write);
             self.network.extend(effects.send);
+            let promises = effects.send_when_durable;
+            if let Some((number, write)) = effects.write {
+                it.disk.in_flight.push_back((number, write, promises));
+            } else if let Some(newest) = it.disk.in_flight.back_mut() {
+                newest.2.extend(promises);
+            } else {
+                self.network.extend(promises);
+            }
             let Some(last) = effects.apply.last().map(Block::last) else {
                 break;
             };
@@ -307,7 +314,9 @@ impl Cluster {
     }
 
     fn finish_write(&mut self, node: NodeId) {
-        if let Some(number) = self.nodes.get_mut(&node).unwrap().disk.finish_one() {
+        let finished = self.nodes.get_mut(&node).unwrap().disk.finish_one();
+        if let Some((number, promises)) = finished {
+            self.network.extend(promises);
             self.step(node, Input::Durable(number));
         }
     }

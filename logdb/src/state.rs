@@ -128,6 +128,15 @@ impl State {
         if let Some(meta) = &write.meta {
             self.push(group, &Item::Meta(meta.clone()), None);
         }
+        if let Some((index, term)) = write.restart_after {
+            let first = self.index.group(group).map(|g| g.state.compacted.0.next());
+            self.push(
+                group,
+                &Item::TruncateFrom(first.unwrap_or(LogIndex(1))),
+                None,
+            );
+            self.push(group, &Item::CompactTo { index, term }, None);
+        }
         if let Some(index) = write.compact_to {
             self.push_compact(group, index);
         }

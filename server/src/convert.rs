@@ -38,7 +38,7 @@ pub fn group(config: Option<GroupConfig>) -> Result<(GroupId, Membership), Statu
             )));
         }
     }
-    let membership = Membership { members };
+    let membership = Membership::new(members);
     membership
         .check()
         .map_err(|error| invalid(error.to_string()))?;

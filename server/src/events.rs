@@ -87,6 +87,13 @@ impl EventHub {
     }
 }
 
+fn membership_changed(group: GroupId, node: NodeId) -> Kind {
+    Kind::MembershipChanged(MembershipChangedEvent {
+        group_id: group.0,
+        node_id: u64::from(node.get()),
+    })
+}
+
 impl EventSink for EventHub {
     fn on_events(&self, events: Vec<GroupEvent>) {
         let now = SystemTime::now();
@@ -98,19 +105,28 @@ impl EventSink for EventHub {
                         group_id: group.0,
                         node_id: u64::from(self.node.get()),
                     };
-                    let changed = membership.members.keys().map(|node| {
-                        let node_id = u64::from(node.get());
-                        Kind::MembershipChanged(MembershipChangedEvent {
-                            group_id: group.0,
-                            node_id,
-                        })
-                    });
+                    let nodes = membership.members.keys();
+                    let changed = nodes.map(|&node| membership_changed(group, node));
                     let kinds = std::iter::once(Kind::MemberReady(ready)).chain(changed);
                     let members: Vec<Event> = kinds.map(|kind| stamped(now, kind)).collect();
                     for event in &members {
                         self.publish(event.clone());
                     }
                     present.groups.entry(group).or_default().members = members;
+                }
+                GroupEvent::MembershipChanged {
+                    group,
+                    membership,
+                    changed,
+                } => {
+                    for node in changed {
+                        self.publish(stamped(now, membership_changed(group, node)));
+                    }
+                    let members = &mut present.groups.entry(group).or_default().members;
+                    members.retain(|e| matches!(e.event, Some(Kind::MemberReady(_))));
+                    let nodes = membership.members.keys();
+                    let nodes = nodes.map(|&node| stamped(now, membership_changed(group, node)));
+                    members.extend(nodes);
                 }
                 GroupEvent::LeaderUpdated {
                     group,

@@ -5,8 +5,11 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use multiraft_engine::block::Block;
+use multiraft_engine::raft::conf_change::ConfChange;
+use multiraft_engine::raft::effects::Snapshot;
+use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::raft::message::{AppendResponse, Message, VoteRequest};
-use multiraft_engine::types::{GroupId, Index, Term};
+use multiraft_engine::types::{GroupId, Index, NodeId, Term};
 
 use crate::error::Error;
 
@@ -24,6 +27,9 @@ const PROPOSE: u8 = 11;
 const PROPOSE_RESPONSE: u8 = 12;
 const READ_INDEX: u8 = 13;
 const READ_INDEX_RESPONSE: u8 = 14;
+const INSTALL_SNAPSHOT: u8 = 15;
+const TRANSFER_LEADERSHIP: u8 = 16;
+const PROPOSE_CONF_CHANGE: u8 = 17;
 
 /// A message without its ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +50,14 @@ pub fn encode(item: &Item, meta: &mut BytesMut, blocks: &mut Vec<Bytes>) {
         Message::PreVote(request) => put_vote(meta, PRE_VOTE, *request),
         Message::RequestVote(request) => put_vote(meta, REQUEST_VOTE, *request),
         Message::PreVoteResponse { granted } => put_flag(meta, PRE_VOTE_RESPONSE, *granted),
-        Message::RequestVoteResponse { granted } => put_flag(meta, REQUEST_VOTE_RESPONSE, *granted),
+        Message::RequestVoteResponse {
+            granted,
+            last_index,
+            last_term,
+        } => {
+            put_flag(meta, REQUEST_VOTE_RESPONSE, *granted);
+            put_numbers(meta, &[last_index.0, last_term.0]);
+        }
         Message::AppendEntries {
             prev_index,
             prev_term,
@@ -80,7 +93,21 @@ pub fn encode(item: &Item, meta: &mut BytesMut, blocks: &mut Vec<Bytes>) {
             meta.put_u8(HEARTBEAT_RESPONSE);
             put_numbers(meta, &[*read_round]);
         }
+        Message::InstallSnapshot { snapshot } => {
+            meta.put_u8(INSTALL_SNAPSHOT);
+            put_numbers(meta, &[snapshot.index.0, snapshot.term.0]);
+            put_bytes(meta, &snapshot.membership.encode());
+        }
         Message::TimeoutNow => meta.put_u8(TIMEOUT_NOW),
+        Message::TransferLeadership { to } => {
+            meta.put_u8(TRANSFER_LEADERSHIP);
+            meta.put_u32_le(to.get());
+        }
+        Message::ProposeConfChange { request, change } => {
+            meta.put_u8(PROPOSE_CONF_CHANGE);
+            put_numbers(meta, &[*request]);
+            put_bytes(meta, &change.encode());
+        }
         Message::Propose {
             first_request,
             payloads,
@@ -126,6 +153,8 @@ pub fn decode(meta: &mut Bytes, blocks: &mut Bytes) -> Result<Item, Error> {
         },
         REQUEST_VOTE_RESPONSE => Message::RequestVoteResponse {
             granted: flag(meta)?,
+            last_index: Index(u64(meta)?),
+            last_term: Term(u64(meta)?),
         },
         APPEND => Message::AppendEntries {
             prev_index: Index(u64(meta)?),
@@ -150,7 +179,28 @@ pub fn decode(meta: &mut Bytes, blocks: &mut Bytes) -> Result<Item, Error> {
         HEARTBEAT_RESPONSE => Message::HeartbeatResponse {
             read_round: u64(meta)?,
         },
+        INSTALL_SNAPSHOT => {
+            let (index, term) = (Index(u64(meta)?), Term(u64(meta)?));
+            let membership = Membership::decode(&take_bytes(meta)?);
+            let membership = membership.map_err(|_| Error::Malformed("membership"))?;
+            let snapshot = Snapshot {
+                index,
+                term,
+                membership,
+            };
+            Message::InstallSnapshot { snapshot }
+        }
         TIMEOUT_NOW => Message::TimeoutNow,
+        TRANSFER_LEADERSHIP => {
+            let to = NodeId::new(u32(meta)?).ok_or(Error::Malformed("node 0"))?;
+            Message::TransferLeadership { to }
+        }
+        PROPOSE_CONF_CHANGE => {
+            let request = u64(meta)?;
+            let change = ConfChange::decode(&take_bytes(meta)?);
+            let change = change.map_err(|_| Error::Malformed("configuration change"))?;
+            Message::ProposeConfChange { request, change }
+        }
         PROPOSE => {
             let first_request = u64(meta)?;
             Message::Propose {
@@ -203,7 +253,10 @@ pub fn weight(message: &Message) -> usize {
         | Message::AppendEntriesResponse(_)
         | Message::Heartbeat { .. }
         | Message::HeartbeatResponse { .. }
+        | Message::InstallSnapshot { .. }
         | Message::TimeoutNow
+        | Message::TransferLeadership { .. }
+        | Message::ProposeConfChange { .. }
         | Message::ProposeResponse { .. }
         | Message::ReadIndex { .. }
         | Message::ReadIndexResponse { .. } => 0usize,
@@ -224,6 +277,19 @@ fn put_numbers(meta: &mut BytesMut, numbers: &[u64]) {
     for &number in numbers {
         meta.put_u64_le(number);
     }
+}
+
+fn put_bytes(meta: &mut BytesMut, bytes: &[u8]) {
+    meta.put_u32_le(length(bytes.len()));
+    meta.put_slice(bytes);
+}
+
+fn take_bytes(meta: &mut Bytes) -> Result<Bytes, Error> {
+    let length = u32(meta)? as usize;
+    if length > meta.len() {
+        return Err(Error::Malformed("longer than the frame"));
+    }
+    Ok(meta.split_to(length))
 }
 
 fn length(length: usize) -> u32 {

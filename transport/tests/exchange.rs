@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_engine::block::{Block, EntryKind};
+use multiraft_engine::raft::conf_change::{Change, ConfChange, Transition};
+use multiraft_engine::raft::effects::Snapshot;
+use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::raft::message::{AppendResponse, Envelope, Message, VoteRequest};
 use multiraft_engine::traits::{ConnectionState, PeerAddress, Transport, TransportObserver};
 use multiraft_engine::types::{GroupId, Index, NodeId, Term};
@@ -192,7 +195,11 @@ fn every_message() -> Vec<Message> {
         Message::PreVote(vote),
         Message::PreVoteResponse { granted: true },
         Message::RequestVote(vote),
-        Message::RequestVoteResponse { granted: false },
+        Message::RequestVoteResponse {
+            granted: false,
+            last_index: Index(4),
+            last_term: Term(2),
+        },
         Message::AppendEntries {
             prev_index: Index(4),
             prev_term: Term(2),
@@ -202,6 +209,18 @@ fn every_message() -> Vec<Message> {
         Message::AppendEntriesResponse(AppendResponse::Accepted { last: Index(6) }),
         Message::AppendEntriesResponse(rejected),
         Message::TimeoutNow,
+        Message::TransferLeadership { to: id(3) },
+        Message::InstallSnapshot {
+            snapshot: Snapshot {
+                index: Index(9),
+                term: Term(3),
+                membership: Membership::default(),
+            },
+        },
+        Message::ProposeConfChange {
+            request: 4,
+            change: ConfChange::new(Transition::Explicit, vec![Change::Learner(id(3))]),
+        },
         Message::Propose {
             first_request: 8,
             payloads: vec![Bytes::from_static(b"p"), Bytes::new()],

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::message::{Message, VoteRequest};
 use super::quorum::{VoteResult, joint_vote};
 use super::{Group, Role};
-use crate::types::{NodeId, Term};
+use crate::types::{Index, NodeId, Term};
 
 /// The votes heard in a campaign, or in the question before it.
 #[derive(Debug, Default)]
@@ -14,8 +14,11 @@ pub struct Candidate {
 }
 
 impl Group {
-    /// Starts an election, or with pre-vote asks whether one could be won.
+    /// Starts an election, or with pre-vote asks whether one could be won, if this replica may.
     pub(super) fn campaign(&mut self) {
+        if !self.may_campaign() {
+            return;
+        }
         if self.limits.pre_vote {
             self.become_pre_candidate();
         } else {
@@ -23,9 +26,23 @@ impl Group {
         }
     }
 
-    /// The leader hands over: campaign at once, whatever the others heard (thesis §3.10).
+    /// Not a learner, a witness or a stranger; not while a snapshot is on its way in; and not with a
+    /// committed configuration change that is not applied: see [`super::conf_change`].
+    fn may_campaign(&self) -> bool {
+        !matches!(self.role, Role::Leader(_))
+            && self.may_lead()
+            && !self.log.has_unapplied_conf_change()
+    }
+
+    /// Whether this replica could be a leader by its role and data.
+    pub(super) fn may_lead(&self) -> bool {
+        self.configuration.may_lead(self.node) && !self.log.has_pending_snapshot()
+    }
+
+    /// The leader hands over: campaign at once, whatever the others heard (thesis §3.10). There is
+    /// no need to ask before, for nobody was cut off.
     pub(super) fn on_timeout_now(&mut self) {
-        if self.configuration.may_lead(self.node) {
+        if matches!(self.role, Role::Follower) && self.may_campaign() {
             self.become_candidate(true);
         }
     }
@@ -37,7 +54,6 @@ impl Group {
         if self.leader.is_some() {
             self.set_leader(None);
         }
-        self.reset_election_timer();
         self.ask_for_votes(false);
         self.count_votes();
     }
@@ -49,9 +65,6 @@ impl Group {
         self.role = Role::Candidate(Candidate::default());
         self.set_leader(None);
         self.reset_election_timer();
-        // The requests wait for our disk. Were they sent at once: 1. we ask with a tail that is not
-        // durable, a voter grants; 2. we crash, lose the tail and the term; 3. we campaign in the
-        // same term again, and the late grant elects a log without an entry the voter committed.
         self.ask_for_votes(transfer);
     }
 
@@ -71,7 +84,8 @@ impl Group {
                 envelope.term = self.hard_state.term.next();
                 self.effects.send.push(envelope);
             } else {
-                self.promise(peer, Message::RequestVote(request));
+                // Before our own disk is done: the answer names what it was for.
+                self.send(peer, Message::RequestVote(request));
             }
         }
     }
@@ -100,7 +114,19 @@ impl Group {
             self.hard_state.vote = Some(from);
             self.election_elapsed = 0;
         }
-        self.promise(from, Message::RequestVoteResponse { granted });
+        let VoteRequest {
+            last_index,
+            last_term,
+            ..
+        } = request;
+        self.promise(
+            from,
+            Message::RequestVoteResponse {
+                granted,
+                last_index,
+                last_term,
+            },
+        );
     }
 
     fn may_vote_for(&self, candidate: NodeId) -> bool {
@@ -125,20 +151,27 @@ impl Group {
         }
     }
 
-    /// A vote, or its refusal.
-    pub(super) fn on_vote_response(&mut self, from: NodeId, granted: bool) {
-        if let Role::Candidate(candidate) = &mut self.role {
+    /// A vote, or its refusal; for the log with which we campaign, and not for one that we lost in
+    /// a crash since.
+    pub(super) fn on_vote_response(
+        &mut self,
+        from: NodeId,
+        granted: bool,
+        (last_index, last_term): (Index, Term),
+    ) {
+        let is_ours = (last_index, last_term) == (self.log.last(), self.log.last_term());
+        if let Role::Candidate(candidate) = &mut self.role
+            && (is_ours || !granted)
+        {
             candidate.votes.entry(from).or_insert(granted);
             self.count_votes();
         }
     }
 
     /// Our own vote counts like any other: when it is durable.
-    pub(super) fn on_own_vote_durable(&mut self) {
+    pub(super) fn on_own_vote_durable(&mut self, term: Term) {
         if let Role::Candidate(candidate) = &mut self.role
-            && self.pending.is_empty()
-            && self.written.term == self.hard_state.term
-            && self.written.vote == Some(self.node)
+            && self.hard_state.term == term
         {
             candidate.votes.insert(self.node, true);
             self.count_votes();

@@ -2,10 +2,63 @@
 
 use bytes::Bytes;
 
+use super::conf_change::ConfChange;
+use super::membership::Membership;
 use super::message::Envelope;
 use crate::block::Block;
-use crate::traits::GroupWrite;
+use crate::traits::{GroupWrite, LogError};
 use crate::types::{Index, NodeId, Term};
+
+/// What a snapshot stands for: the state after its last entry (Raft §7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last entry that it covers.
+    pub index: Index,
+    /// The term of that entry.
+    pub term: Term,
+    /// The membership after that entry.
+    pub membership: Membership,
+}
+
+/// What the core reads when it composes messages: stored entries, and the newest snapshot.
+pub trait Source {
+    /// Stored blocks, from `first` to `last` (both inside) and cut exactly there: at least one
+    /// block, then no more than `max_bytes`.
+    fn blocks(
+        &mut self,
+        first: Index,
+        last: Index,
+        max_bytes: usize,
+    ) -> Result<Vec<Block>, LogError>;
+
+    /// The newest snapshot that can be sent; `None`: there is none at the moment.
+    fn snapshot(&mut self) -> Option<Snapshot>;
+}
+
+/// A function that reads blocks, without snapshots.
+impl<F: FnMut(Index, Index, usize) -> Result<Vec<Block>, LogError>> Source for F {
+    fn blocks(
+        &mut self,
+        first: Index,
+        last: Index,
+        max_bytes: usize,
+    ) -> Result<Vec<Block>, LogError> {
+        self(first, last, max_bytes)
+    }
+
+    fn snapshot(&mut self) -> Option<Snapshot> {
+        None
+    }
+}
+
+/// How sending a snapshot ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotOutcome {
+    /// The peer has it.
+    Sent,
+    /// The peer has nothing of it.
+    Failed,
+}
 
 /// What may happen to a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +74,15 @@ pub enum Input {
         /// The command.
         payload: Bytes,
     },
+    /// Somebody here wants another membership; the number comes back in [`ProposalOutcome`]. What
+    /// became of it shows when the entry is applied: a change that the leader refuses is logged as
+    /// an empty command.
+    ProposeConfChange {
+        /// Rising; the caller's name for the proposal.
+        request: u64,
+        /// What.
+        change: ConfChange,
+    },
     /// A client here wants to read; the number comes back in [`ReadOutcome`].
     Read {
         /// Rising; the caller's name for the read.
@@ -28,8 +90,22 @@ pub enum Input {
     },
     /// The write with this number, and all before it, are on stable storage.
     Durable(u64),
-    /// The state machine has applied everything up to this index.
+    /// The apply stage has come to this configuration change; from here on it counts.
+    ConfChange(Index, ConfChange),
+    /// The state machine has applied everything up to this index, or taken over a snapshot of it.
     Applied(Index),
+    /// Entries up to this index, at most the applied one, are not needed any more.
+    Compact(Index),
+    /// Campaign now, if this replica may.
+    Campaign,
+    /// Hand leadership over to this voter (thesis §3.10).
+    TransferLeadership(NodeId),
+    /// Forget who leads, so that this replica votes at once.
+    ForgetLeader,
+    /// Appends to this peer are lost.
+    Unreachable(NodeId),
+    /// Sending a snapshot to this peer has ended.
+    SnapshotSent(NodeId, SnapshotOutcome),
     /// The node of this peer is gone: what is in flight to it is lost, and if it led, nobody does.
     PeerDown(NodeId),
 }
@@ -64,6 +140,9 @@ pub enum Refusal {
     /// The group's uncommitted entries fill their limit.
     #[error("the group is busy")]
     Busy,
+    /// Leadership is being handed over; ask again.
+    #[error("leadership is being handed over")]
+    Transferring,
     /// Never to be taken: longer than `Limits::proposal_bytes`.
     #[error("the proposal is too large")]
     TooLarge,
@@ -84,9 +163,17 @@ pub struct ReadOutcome {
 pub struct Effects {
     /// Make durable as one unit, then answer with [`Input::Durable`] and the number.
     pub write: Option<(u64, GroupWrite)>,
-    /// Send at once: what promises nothing about our disk, or whose promise is kept by now.
+    /// Send at once: what promises nothing about our disk. A [`super::message::Message::InstallSnapshot`]
+    /// follows the snapshot's files, and its end is told by [`Input::SnapshotSent`].
     pub send: Vec<Envelope>,
-    /// Apply: committed and durable here, in index order, each entry once in a run.
+    /// Send when `write`, and every write before it, is durable: vote and append responses are
+    /// promises (thesis §3.8).
+    pub send_when_durable: Vec<Envelope>,
+    /// Take this snapshot over into the state machine when `write` is durable, then answer with
+    /// [`Input::Applied`].
+    pub install: Option<Snapshot>,
+    /// Apply: committed, in index order, each entry once in a run. For each configuration change
+    /// in it [`Input::ConfChange`] is due.
     pub apply: Vec<Block>,
     /// What became of proposals.
     pub proposals: Vec<ProposalOutcome>,
@@ -94,4 +181,18 @@ pub struct Effects {
     pub reads: Vec<ReadOutcome>,
     /// The term or the leader known here changed.
     pub leader: Option<(Term, Option<NodeId>)>,
+}
+
+impl Effects {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.write.is_none()
+            && self.send.is_empty()
+            && self.send_when_durable.is_empty()
+            && self.install.is_none()
+            && self.apply.is_empty()
+            && self.proposals.is_empty()
+            && self.reads.is_empty()
+            && self.leader.is_none()
+    }
 }

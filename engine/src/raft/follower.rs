@@ -1,17 +1,10 @@
-//! What a follower does with a leader's messages, and with its own clients' requests.
+//! What a follower does with a leader's messages.
 
-use bytes::Bytes;
-
-use super::effects::{ProposalOutcome, ReadOutcome, Refusal};
+use super::effects::Snapshot;
 use super::message::{AppendResponse, Message};
-use super::read_index::Reader;
 use super::{Group, Role};
-use crate::block::{Block, EntryKind};
+use crate::block::Block;
 use crate::types::{Index, NodeId, Term};
-
-/// The most proposals one answer speaks for: far more than a turn forwards, and few enough that a
-/// hostile count costs nothing.
-const MAX_FORWARDED: u32 = 1 << 16;
 
 impl Group {
     /// Entries, or only news of the commit index, from the leader of our term (Raft §5.3).
@@ -35,13 +28,26 @@ impl Group {
             self.reject_append(from, prev_index, prev_term);
             return;
         }
-        if !self.log.accept(blocks) {
-            tracing::error!(group = %self.id, %from, "append would cut a committed entry: ignored");
-            return;
+        match self.log.accept(blocks) {
+            Ok(None) => {}
+            Ok(Some(cut)) => self.on_cut(cut),
+            Err(conflict) => {
+                tracing::error!(group = %self.id, %from, ?conflict, "append ignored");
+                return;
+            }
         }
         let last = blocks.last().map_or(prev_index, Block::last);
         self.log.commit_to(commit.min(last));
         self.accept_up_to(from, last);
+    }
+
+    /// Entries from `cut` on are gone: what was written before proves nothing for what comes in
+    /// their place. Else: 1. entry 5 of term 1 is on its way to the disk; 2. entry 5 of term 2
+    /// replaces it; 3. the first write's completion would count the second as durable.
+    fn on_cut(&mut self, cut: Index) {
+        for write in &mut self.pending {
+            write.last = write.last.min(cut.prev());
+        }
     }
 
     /// Where our log may agree, so that the leader skips whole terms and not single entries.
@@ -80,12 +86,10 @@ impl Group {
             return;
         }
         self.log.commit_to(commit.min(self.log.last()));
-        // An echo says only that we knew no newer term: it needs no disk, but our term does.
-        if self.written.term == self.hard_state.term && self.pending.is_empty() {
-            self.send(from, Message::HeartbeatResponse { read_round });
-        } else {
-            self.promise(from, Message::HeartbeatResponse { read_round });
-        }
+        // An echo says only that we knew no newer term just now: no disk is needed for that. Who
+        // commits in a newer term has durable acknowledgements of a quorum, and one of that quorum
+        // is asked in every round.
+        self.send(from, Message::HeartbeatResponse { read_round });
     }
 
     /// Word from the leader of our term. False from anybody else.
@@ -102,188 +106,44 @@ impl Group {
         true
     }
 
-    /// A client here proposes: append, or forward to the leader.
-    pub(super) fn on_propose(&mut self, request: u64, payload: Bytes) {
-        if let Role::Leader(_) = self.role {
-            let term = self.hard_state.term;
-            match self.append_proposal(payload) {
-                Ok(index) => {
-                    let appended = ProposalOutcome::Appended {
-                        request,
-                        index,
-                        term,
-                    };
-                    self.effects.proposals.push(appended);
-                }
-                Err(reason) => self.refuse_proposal(request, reason),
-            }
+    /// The state after entries that the leader no longer has (Raft §7). Whatever the outcome, the
+    /// leader learns from where it can go on.
+    pub(super) fn on_install_snapshot(&mut self, from: NodeId, snapshot: Snapshot) {
+        if !self.follow(from) {
             return;
         }
-        let Some(leader) = self.leader.filter(|_| !self.leader_lost) else {
-            self.refuse_proposal(request, Refusal::NoLeader);
-            return;
-        };
-        if let Some(last) = self.effects.send.last_mut()
-            && let Message::Propose {
-                first_request,
-                payloads,
-            } = &mut last.message
-            && last.to == leader
-            && *first_request + payloads.len() as u64 == request
-        {
-            payloads.push(payload);
-            return;
-        }
-        let payloads = vec![payload];
-        self.send(
-            leader,
-            Message::Propose {
-                first_request: request,
-                payloads,
-            },
-        );
-    }
-
-    /// A peer's clients propose here.
-    pub(super) fn on_forwarded_proposals(
-        &mut self,
-        from: NodeId,
-        first_request: u64,
-        payloads: Vec<Bytes>,
-    ) {
-        let total = payloads.len() as u64;
-        let mut first = None;
-        let mut count: u32 = 0;
-        if matches!(self.role, Role::Leader(_)) {
-            for payload in payloads {
-                let Ok(index) = self.append_proposal(payload) else {
-                    break;
-                };
-                first.get_or_insert(index);
-                count += 1;
-            }
-        }
-        if first.is_some() {
-            self.send(
-                from,
-                Message::ProposeResponse {
-                    first_request,
-                    count,
-                    index: first,
-                },
-            );
-        }
-        let refused = u32::try_from(total - u64::from(count)).unwrap_or(u32::MAX);
-        let Some(first_request) = first_request.checked_add(u64::from(count)) else {
-            return;
-        };
-        if refused > 0 {
-            let refusal = Message::ProposeResponse {
-                first_request,
-                count: refused,
-                index: None,
-            };
-            self.send(from, refusal);
-        }
-    }
-
-    /// The leader's word on proposals that we forwarded.
-    pub(super) fn on_propose_response(
-        &mut self,
-        first_request: u64,
-        count: u32,
-        index: Option<Index>,
-        term: Term,
-    ) {
-        if count > MAX_FORWARDED {
-            tracing::warn!(group = %self.id, count, "an answer to more proposals than are ever sent");
-            return;
-        }
-        for i in 0..u64::from(count) {
-            let Some(request) = first_request.checked_add(i) else {
-                return;
-            };
-            let outcome = match index.and_then(|first| first.0.checked_add(i)) {
-                Some(index) => ProposalOutcome::Appended {
-                    request,
-                    index: Index(index),
-                    term,
-                },
-                None => ProposalOutcome::Refused {
-                    request,
-                    reason: Refusal::NoLeader,
-                },
-            };
-            self.effects.proposals.push(outcome);
-        }
-    }
-
-    /// A client here reads.
-    pub(super) fn on_read(&mut self, request: u64) {
-        if let Role::Leader(leader) = &mut self.role {
-            leader.reads.push(Reader {
-                from: self.node,
-                request,
-            });
-            self.advance_reads();
-            return;
-        }
-        if let Some(leader) = self.leader.filter(|_| !self.leader_lost) {
-            self.send(leader, Message::ReadIndex { request });
+        self.install(snapshot);
+        let last = if self.log.has_pending_snapshot() {
+            self.log.last()
         } else {
-            let index = Err(Refusal::NoLeader);
-            self.effects.reads.push(ReadOutcome { request, index });
-        }
-    }
-
-    /// A peer's client reads.
-    pub(super) fn on_forwarded_read(&mut self, from: NodeId, request: u64) {
-        if let Role::Leader(leader) = &mut self.role {
-            leader.reads.push(Reader { from, request });
-            self.advance_reads();
-        } else {
-            self.send(
-                from,
-                Message::ReadIndexResponse {
-                    request,
-                    index: None,
-                },
-            );
-        }
-    }
-
-    /// Tells a reader its index, here or over there.
-    pub(super) fn answer_read(&mut self, reader: Reader, index: Result<Index, Refusal>) {
-        let Reader { from, request } = reader;
-        if from == self.node {
-            self.effects.reads.push(ReadOutcome { request, index });
-        } else {
-            self.send(
-                from,
-                Message::ReadIndexResponse {
-                    request,
-                    index: index.ok(),
-                },
-            );
-        }
-    }
-
-    fn append_proposal(&mut self, payload: Bytes) -> Result<Index, Refusal> {
-        if payload.len() > self.limits.proposal_bytes {
-            return Err(Refusal::TooLarge);
-        }
-        let Role::Leader(leader) = &mut self.role else {
-            return Err(Refusal::NoLeader);
+            self.log.commit()
         };
-        leader.take_room(
-            self.log.applied(),
-            payload.len(),
-            self.limits.uncommitted_bytes,
-        )?;
-        let index = self
-            .log
-            .stage(self.hard_state.term, EntryKind::Normal, payload);
-        leader.note_room(index);
-        Ok(index)
+        self.accept_up_to(from, last);
+    }
+
+    /// Takes a snapshot over unless it is stale, in a term yet to come, not for us, or our log has
+    /// its last entry: then everything before agrees too (log matching), and entries behind it are
+    /// kept, which we may have acknowledged.
+    fn install(&mut self, snapshot: Snapshot) {
+        let Snapshot { index, term, .. } = snapshot;
+        let is_sane = index.0 < u64::MAX / 2 && Term::ZERO < term && term <= self.hard_state.term;
+        if index <= self.log.commit() || !is_sane {
+            return;
+        }
+        if self.log.term(index) == Some(term) {
+            self.log.commit_to(index);
+            return;
+        }
+        let configuration = snapshot.membership.configuration();
+        if !configuration.contains(self.node) {
+            tracing::warn!(group = %self.id, %index, "a snapshot of a membership without us: ignored");
+            return;
+        }
+        self.log.restart_after(index, term);
+        for write in &mut self.pending {
+            write.last = Index::ZERO; // its entries are gone
+        }
+        self.set_membership(snapshot.membership.clone());
+        self.effects.install = Some(snapshot);
     }
 }

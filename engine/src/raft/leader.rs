@@ -1,17 +1,18 @@
-//! What a leader does: replicate, count, commit, stay leader only while it is one.
+//! What a leader does besides replicating: heartbeats, staying leader only while it is one, handing
+//! over, following its own configuration.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::conf_change::ConfChange;
 use super::effects::Refusal;
-use super::log::ReadBlocks;
-use super::message::{AppendResponse, Message};
-use super::progress::{Progress, ProgressState};
-use super::quorum::{VoteResult, joint_index, joint_vote};
+use super::message::Message;
+use super::progress::{Progress, Wanted};
+use super::quorum::{VoteResult, joint_vote};
 use super::read_index::ReadRounds;
-use super::{Group, Role};
-use crate::block::{Block, EntryKind};
+use super::{Group, OnRemoval, Role};
+use crate::block::EntryKind;
 use crate::types::{Index, NodeId};
 
 /// What only a leader has.
@@ -20,8 +21,16 @@ pub struct Leader {
     /// Every other member, learners and witnesses included.
     pub(super) peers: BTreeMap<NodeId, Progress>,
     pub(super) reads: ReadRounds,
-    /// The no-op of this term; once it is committed, everything before it is (Raft §5.4.2).
-    first_index: Index,
+    /// Ticks since it was elected.
+    pub(super) ticks: u64,
+    /// At least the index of every configuration change in the log that is not applied.
+    pub(super) pending_conf_change: Index,
+    /// Whom leadership is being handed to.
+    pub(super) transferee: Option<NodeId>,
+    /// The transferee has everything: tell it to campaign after the appends.
+    pub(super) timeout_now_due: bool,
+    /// Somebody was told to campaign in this term, whatever became of it.
+    pub(super) timeout_now_sent: bool,
     heartbeat_elapsed: u32,
     /// Last index and bytes of proposals that are not applied yet.
     room: VecDeque<(Index, usize)>,
@@ -31,7 +40,8 @@ pub struct Leader {
 
 impl Leader {
     /// Takes `bytes` of the group's limit, after giving back what was applied. An empty limit takes
-    /// any proposal, so that one larger than the limit is not stuck for ever.
+    /// any proposal, so that one larger than the limit is not stuck for ever; and an empty proposal
+    /// is never refused, so that a joint configuration can always be left.
     pub(super) fn take_room(
         &mut self,
         applied: Index,
@@ -42,7 +52,7 @@ impl Leader {
             self.room.pop_front();
             self.room_bytes -= bytes;
         }
-        if self.room_bytes > 0 && self.room_bytes + bytes > limit {
+        if self.room_bytes > 0 && bytes > 0 && self.room_bytes + bytes > limit {
             return Err(Refusal::Busy);
         }
         self.room_bytes += bytes;
@@ -52,8 +62,15 @@ impl Leader {
 
     /// The bytes just taken belong to the entry at `index`.
     pub(super) fn note_room(&mut self, index: Index) {
-        self.room
-            .push_back((index, std::mem::take(&mut self.room_taken)));
+        let bytes = std::mem::take(&mut self.room_taken);
+        self.room.push_back((index, bytes));
+    }
+
+    /// Every peer is to be told something.
+    pub(super) fn want_all(&mut self, wanted: Wanted) {
+        for peer in self.peers.values_mut() {
+            peer.want(wanted);
+        }
     }
 }
 
@@ -62,25 +79,28 @@ impl Group {
     /// commit only under one of ours (Raft §5.4.2).
     pub(super) fn become_leader(&mut self) {
         let last = self.log.last();
-        let peers = self
-            .configuration
-            .all()
-            .into_iter()
-            .filter(|&id| id != self.node);
-        let first_index = self
-            .log
-            .stage(self.hard_state.term, EntryKind::Noop, Bytes::new());
-        self.role = Role::Leader(Box::new(Leader {
+        let peers = self.configuration.all().into_iter();
+        let peers = peers.filter(|&id| id != self.node);
+        let mut leader = Leader {
             peers: peers.map(|id| (id, Progress::new(last))).collect(),
             reads: ReadRounds::default(),
-            first_index,
+            ticks: 0,
+            // There may be a change anywhere in the log: wait until all of it is applied.
+            pending_conf_change: last,
+            transferee: None,
+            timeout_now_due: false,
+            timeout_now_sent: false,
             heartbeat_elapsed: 0,
             room: VecDeque::new(),
             room_bytes: 0,
             room_taken: 0,
-        }));
+        };
+        leader.want_all(Wanted::Append);
+        let term = self.hard_state.term;
+        self.log.stage(term, EntryKind::Noop, Bytes::new());
+        self.role = Role::Leader(Box::new(leader));
         self.first_candidate = false;
-        self.election_elapsed = 0;
+        self.reset_election_timer();
         self.set_leader(Some(self.node));
     }
 
@@ -89,22 +109,23 @@ impl Group {
         if self.election_elapsed >= self.limits.election_ticks {
             self.election_elapsed = 0;
             if self.limits.check_quorum && !self.has_live_quorum() {
-                self.become_follower(self.hard_state.term, None);
+                self.become_follower(self.hard_state.term, None); // thesis §6.2
                 return;
+            }
+            if let Role::Leader(leader) = &mut self.role {
+                leader.transferee = None; // it took too long: go on leading (thesis §3.10)
             }
         }
         // A disk that hangs must not keep a leader alive that can commit nothing by itself.
-        if self
-            .pending
-            .front()
-            .is_some_and(|w| w.age >= 2 * self.limits.election_ticks)
-        {
+        let limit = 2 * self.limits.election_ticks;
+        if self.pending.front().is_some_and(|w| w.age >= limit) {
             self.become_follower(self.hard_state.term, None);
             return;
         }
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
+        leader.ticks += 1;
         leader.heartbeat_elapsed += 1;
         if leader.heartbeat_elapsed >= self.limits.heartbeat_ticks {
             leader.heartbeat_elapsed = 0;
@@ -112,13 +133,16 @@ impl Group {
         }
     }
 
-    /// Whether a quorum gave word since the last question (thesis §6.2).
+    /// Whether a quorum spoke since the last time we asked.
     fn has_live_quorum(&mut self) -> bool {
         let Role::Leader(leader) = &mut self.role else {
             return false;
         };
-        let (node, peers) = (self.node, &leader.peers);
-        let active = |id| Some(id == node || peers.get(&id).is_some_and(|p| p.recent_active));
+        let node = self.node;
+        let active = |id| {
+            let peer = leader.peers.get(&id);
+            Some(id == node || peer.is_some_and(|p| p.recent_active))
+        };
         let live = joint_vote(self.configuration.halves(), active) == VoteResult::Won;
         for peer in leader.peers.values_mut() {
             peer.recent_active = false;
@@ -126,52 +150,22 @@ impl Group {
         live
     }
 
-    fn send_heartbeats(&mut self) {
-        let Role::Leader(leader) = &self.role else {
-            return;
-        };
-        let read_round = leader.reads.current();
+    /// Each names at most what its receiver is known to hold.
+    pub(super) fn send_heartbeats(&mut self) {
         let commit = self.log.commit();
-        let beats: Vec<_> = leader
-            .peers
-            .iter()
-            .map(|(&to, p)| (to, commit.min(p.matched)))
-            .collect();
-        for (to, commit) in beats {
-            self.send(to, Message::Heartbeat { commit, read_round });
-        }
-    }
-
-    pub(super) fn on_append_response(&mut self, from: NodeId, response: AppendResponse) {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let Some(peer) = leader.peers.get_mut(&from) else {
-            return;
-        };
-        peer.recent_active = true;
-        match response {
-            AppendResponse::Accepted { last } => {
-                if last > self.log.last() {
-                    tracing::error!(group = %self.id, %from, %last, "accepted what was never sent");
-                    return;
-                }
-                if peer.on_accepted(last) {
-                    self.maybe_commit();
-                }
-            }
-            AppendResponse::Rejected {
-                prev,
-                hint_index,
-                hint_term,
-                last,
-            } => {
-                // Where the peer's log ends in an older term, ours may hold less of that term.
-                let hint = self
-                    .log
-                    .find_conflict_by_term(hint_index.min(last), hint_term);
-                peer.on_rejected(prev, hint);
-            }
+        let keep_ticks = self.limits.election_ticks;
+        let read_round = leader.reads.next_round(leader.ticks, keep_ticks);
+        let mut beats = Vec::with_capacity(leader.peers.len());
+        for (&to, peer) in &mut leader.peers {
+            let commit = commit.min(peer.matched);
+            peer.on_commit_sent(commit);
+            beats.push((to, commit));
+        }
+        for (to, commit) in beats {
+            self.send(to, Message::Heartbeat { commit, read_round });
         }
     }
 
@@ -184,132 +178,110 @@ impl Group {
             return;
         };
         peer.recent_active = true;
-        peer.on_heartbeat_response(last, self.limits.window);
-        leader.reads.on_ack(from, read_round);
+        peer.on_heartbeat_response(last);
+        leader.reads.on_echo(from, read_round);
         self.advance_reads();
     }
 
-    /// Commits what a quorum holds durably, ourselves by our own disk's word, if the entry is of
-    /// this term (Raft §5.4.2, Figure 8).
-    pub(super) fn maybe_commit(&mut self) {
-        let Role::Leader(leader) = &self.role else {
-            return;
-        };
-        let (node, durable) = (self.node, self.log.durable());
-        let matched = |id| {
-            if id == node {
-                durable
-            } else {
-                leader.peers.get(&id).map_or(Index::ZERO, |p| p.matched)
-            }
-        };
-        let Some(index) = joint_index(self.configuration.halves(), matched) else {
-            return;
-        };
-        if self.log.term(index) == Some(self.hard_state.term) && self.log.commit_to(index) {
-            self.advance_reads(); // those that waited for the first commit of the term
-        }
-    }
-
-    /// Starts a round for waiting reads, and answers a round that a quorum has echoed.
-    pub(super) fn advance_reads(&mut self) {
-        loop {
-            let Role::Leader(leader) = &mut self.role else {
-                return;
-            };
-            if self.log.commit() < leader.first_index {
-                return; // the commit index may lag behind what earlier leaders committed
-            }
-            let started = leader.reads.start(self.log.commit());
-            let (node, halves) = (self.node, self.configuration.halves());
-            let confirmed = leader.reads.take_confirmed(|acks| {
-                joint_vote(halves, |id| Some(id == node || acks.contains(&id))) == VoteResult::Won
-            });
-            if let Some((readers, index)) = confirmed {
-                for reader in readers {
-                    self.answer_read(reader, Ok(index));
+    /// Hands leadership to `to`, which must vote and have data: brings it up to date, then tells it
+    /// to campaign (thesis §3.10). Given up after an election timeout.
+    pub(super) fn on_transfer(&mut self, to: NodeId) {
+        let last = self.log.last();
+        let may_lead = self.configuration.may_lead(to);
+        match &mut self.role {
+            Role::Leader(leader) => {
+                let Some(peer) = leader.peers.get_mut(&to).filter(|_| may_lead) else {
+                    if to == self.node {
+                        leader.transferee = None;
+                    }
+                    return;
+                };
+                if leader.transferee.replace(to) == Some(to) {
+                    return; // it is under way
                 }
-            } else {
-                if started {
-                    self.send_heartbeats();
+                self.election_elapsed = 0;
+                if peer.matched == last {
+                    leader.timeout_now_due = true;
+                } else {
+                    peer.want(Wanted::Append);
                 }
-                return;
+            }
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
+                if let Some(leader) = self.leader {
+                    self.send(leader, Message::TransferLeadership { to });
+                }
             }
         }
     }
 
-    /// Sends each peer what it lacks, as far as its window allows.
-    pub(super) fn send_appends(&mut self, read: &mut ReadBlocks<'_>) {
+    /// The transferee has everything: it campaigns at once, ahead of all timeouts.
+    pub(super) fn send_timeout_now(&mut self) {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        self.log.seal();
-        let mut peers = std::mem::take(&mut leader.peers);
-        for (&to, peer) in &mut peers {
-            while !peer.is_paused(self.limits.window) && self.wants_append(to, peer) {
-                if !self.send_append(to, peer, read) {
-                    break;
-                }
+        if std::mem::take(&mut leader.timeout_now_due)
+            && let Some(to) = leader.transferee
+        {
+            leader.timeout_now_sent = true;
+            self.send(to, Message::TimeoutNow);
+        }
+    }
+
+    /// The apply stage has come to a change: from here on it counts.
+    pub(super) fn on_conf_change(&mut self, index: Index, change: &ConfChange) {
+        if index <= self.membership.index {
+            return; // applied again after a restart: the stored membership has it
+        }
+        match self.membership.changed(change, index) {
+            Ok(membership) => self.set_membership(membership),
+            Err(reason) => {
+                tracing::warn!(group = %self.id, %index, %reason, "configuration change without effect");
             }
         }
-        if let Role::Leader(leader) = &mut self.role {
-            leader.peers = peers;
-        }
     }
 
-    /// The last entry that a peer may be sent. A witness gets none that is not durable here: a
-    /// leader could send one, crash before its own disk has it, and leave the witness with the
-    /// longer log, without data, voting for nobody. The group would be stuck.
-    fn last_for(&self, to: NodeId) -> Index {
-        let witness = self.configuration.witnesses.contains(&to);
-        if witness {
-            self.log.durable()
-        } else {
-            self.log.last()
-        }
-    }
-
-    fn wants_append(&self, to: NodeId, peer: &Progress) -> bool {
-        let news = peer.sent_commit < self.log.commit() && peer.state == ProgressState::Replicate;
-        peer.next <= self.last_for(to) || peer.ask || news
-    }
-
-    /// One append from the peer's next index on. False when it could not be read.
-    fn send_append(&mut self, to: NodeId, peer: &mut Progress, read: &mut ReadBlocks<'_>) -> bool {
-        let prev_index = peer.next.prev();
-        let Some(prev_term) = self.log.term(prev_index) else {
-            tracing::warn!(group = %self.id, %to, %prev_index, "the peer needs a compacted entry");
-            return false;
+    /// Follows a new configuration: other quorums, other peers.
+    pub(super) fn set_membership(&mut self, membership: super::membership::Membership) {
+        self.configuration = membership.configuration();
+        self.membership = membership;
+        let last = self.log.last();
+        let Role::Leader(leader) = &mut self.role else {
+            return;
         };
-        let last = self.last_for(to);
-        let blocks = if peer.next > last {
-            Ok(Vec::new())
-        } else {
-            self.log
-                .blocks(peer.next, last, self.limits.append_bytes, read)
-        };
-        let mut blocks = match blocks {
-            Ok(blocks) => blocks,
-            Err(error) => {
-                tracing::error!(group = %self.id, %to, %error, "cannot read entries to send");
-                return false;
+        let all = self.configuration.all();
+        leader.peers.retain(|id, _| all.contains(id));
+        for &id in all.iter().filter(|&&id| id != self.node) {
+            let joined = || Progress::joined(last);
+            leader.peers.entry(id).or_insert_with(joined);
+        }
+        if !self.configuration.votes(self.node) {
+            match self.limits.on_removal {
+                OnRemoval::StepDown => self.become_follower(self.hard_state.term, None),
+                OnRemoval::LeadOn => {}
             }
-        };
-        if self.configuration.witnesses.contains(&to) {
-            blocks = blocks.iter().map(Block::headers_only).collect();
+            return;
         }
-        let bytes = blocks.iter().map(|b| b.bytes().len()).sum();
-        let commit = self.log.commit();
-        peer.on_sent(blocks.last().map_or(prev_index, Block::last), bytes, commit);
-        self.send(
-            to,
-            Message::AppendEntries {
-                prev_index,
-                prev_term,
-                commit,
-                blocks,
-            },
-        );
-        true
+        leader.want_all(Wanted::Entries);
+        if leader
+            .transferee
+            .is_some_and(|to| !self.configuration.votes(to))
+        {
+            leader.transferee = None;
+        }
+        self.maybe_commit();
+    }
+
+    /// Leaves a joint configuration that is to be left automatically, once it is applied.
+    pub(super) fn maybe_leave_joint(&mut self) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        if self.configuration.auto_leave
+            && self.log.applied() >= leader.pending_conf_change
+            && let Err(reason) = self.append_conf_change(&ConfChange::default())
+        {
+            // Tried again at the next applied entry, and by whoever leads then.
+            tracing::debug!(group = %self.id, %reason, "the joint configuration is not left yet");
+        }
     }
 }

@@ -4,20 +4,34 @@
 //!   compacted │ stored ………… │ in flight ……… │ staged
 //!             first     durable        sealed    last
 //! ```
-//! Invariants: `applying <= commit <= last`, `applying <= durable <= last`; terms never fall; the
-//! cache is a gapless run of blocks that ends at the last sealed entry and holds at least all that
-//! is not durable yet.
+//! Invariants: `applied <= applying <= commit <= last`; terms never fall; the cache is a gapless run
+//! of blocks that ends at the last sealed entry and holds at least all that is not durable yet.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::effects::Source;
 use crate::block::{Block, EntryKind};
 use crate::traits::{GroupWrite, LogError, StoredGroup};
 use crate::types::{Index, Term};
 
-/// Reads stored blocks: from, to (both inside), at most this many bytes but at least one block.
-pub type ReadBlocks<'a> = dyn FnMut(Index, Index, usize) -> Result<Vec<Block>, LogError> + 'a;
+/// When committed entries may be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ApplyRule {
+    /// When they are durable here. Were an entry applied that only our memory holds: 1. it is
+    /// committed by others' disks; 2. the machine's state reaches its disk, ours does not; 3. after
+    /// a crash the log cannot explain the state.
+    #[default]
+    Durable,
+    /// With the write that holds them: for a caller that finishes [`super::effects::Effects::write`]
+    /// before it applies, so that a restart cannot expose the difference.
+    WithWrite,
+}
+
+/// An append contradicts a committed entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommittedConflict(pub Index);
 
 /// Entries go into a new block once the current one has this many bytes.
 const SEAL_BYTES: usize = 1 << 20;
@@ -42,12 +56,28 @@ pub struct RaftLog {
     staged_bytes: usize,
     unwritten: Vec<Block>,
     truncate_from: Option<Index>,
+    compact_to: Option<Index>,
+    restart_after: Option<(Index, Term)>,
+    /// An installed snapshot that the state machine has not taken over yet.
+    snapshot: Option<Index>,
+    apply_rule: ApplyRule,
+    /// Last index and bytes of what the apply stage has.
+    at_apply: VecDeque<(Index, usize)>,
+    /// First and last index of blocks with configuration changes that are not applied.
+    conf_changes: VecDeque<(Index, Index)>,
+    /// The end of the log at the start: what kinds of entries it holds up to here is not known.
+    unknown_to: Index,
 }
 
 impl RaftLog {
     /// The log of a group as the disk holds it. `applied` comes from the state machine, which is
     /// only given committed and durable entries: it may know a later commit than the hard state.
-    pub fn restore(stored: &StoredGroup, applied: Index, cache_limit: usize) -> Self {
+    pub fn restore(
+        stored: &StoredGroup,
+        applied: Index,
+        cache_limit: usize,
+        apply_rule: ApplyRule,
+    ) -> Self {
         let last = stored.terms.last().map_or(stored.compacted.0, |t| t.1);
         assert!(
             applied <= last,
@@ -74,6 +104,13 @@ impl RaftLog {
             staged_bytes: 0,
             unwritten: Vec::new(),
             truncate_from: None,
+            compact_to: None,
+            restart_after: None,
+            snapshot: None,
+            apply_rule,
+            at_apply: VecDeque::new(),
+            conf_changes: VecDeque::new(),
+            unknown_to: last,
         }
     }
 
@@ -160,16 +197,18 @@ impl RaftLog {
     }
 
     /// A follower takes a leader's blocks, which follow an entry that agrees. Skips what is there,
-    /// cuts at the first conflict, appends the rest. Returns false, having changed nothing, when
-    /// a committed entry would be cut: the sender breaks Raft.
-    pub fn accept(&mut self, blocks: &[Block]) -> bool {
+    /// cuts at the first conflict, appends the rest. Returns the first index that was cut; an error,
+    /// having changed nothing, when a committed entry would be: the sender breaks Raft.
+    pub fn accept(&mut self, blocks: &[Block]) -> Result<Option<Index>, CommittedConflict> {
         self.seal();
-        let conflict = blocks.iter().find_map(|block| self.first_new(block));
-        if conflict.is_some_and(|at| at <= self.commit) {
-            return false;
+        let Some(from) = blocks.iter().find_map(|block| self.first_new(block)) else {
+            return Ok(None);
+        };
+        if from <= self.commit {
+            return Err(CommittedConflict(from));
         }
-        let Some(from) = conflict else { return true };
-        if from <= self.last {
+        let cut = (from <= self.last).then_some(from);
+        if cut.is_some() {
             self.truncate(from);
         }
         for block in blocks.iter().filter(|b| b.last() >= from) {
@@ -178,7 +217,7 @@ impl RaftLog {
             self.last = new.last();
             self.push(new);
         }
-        true
+        Ok(cut)
     }
 
     /// The first index of a block that is missing here or of another term.
@@ -210,6 +249,7 @@ impl RaftLog {
         let mut unwritten = VecDeque::from(std::mem::take(&mut self.unwritten));
         cut_blocks(&mut unwritten, from);
         self.unwritten = unwritten.into();
+        self.conf_changes.retain(|&(first, _)| first < from);
         self.truncate_from = Some(self.truncate_from.map_or(from, |t| t.min(from)));
     }
 
@@ -221,6 +261,9 @@ impl RaftLog {
     }
 
     fn push(&mut self, block: Block) {
+        if block.has_conf_change() {
+            self.conf_changes.push_back((block.first(), block.last()));
+        }
         self.cache_bytes += block.bytes().len();
         self.cache.push_back(block.clone());
         self.unwritten.push(block);
@@ -229,13 +272,76 @@ impl RaftLog {
     /// Moves what is not written yet into `write`.
     pub fn take_unwritten(&mut self, write: &mut GroupWrite) {
         self.seal();
+        write.restart_after = self.restart_after.take();
+        write.compact_to = self.compact_to.take();
         write.truncate_from = self.truncate_from.take();
         write.blocks = std::mem::take(&mut self.unwritten);
     }
 
     /// Whether [`RaftLog::take_unwritten`] would give something.
     pub fn has_unwritten(&self) -> bool {
-        !self.staged.is_empty() || !self.unwritten.is_empty() || self.truncate_from.is_some()
+        let marks = [self.truncate_from, self.compact_to];
+        !self.staged.is_empty()
+            || !self.unwritten.is_empty()
+            || marks.iter().any(Option::is_some)
+            || self.restart_after.is_some()
+    }
+
+    /// Whether a committed configuration change may wait to be applied.
+    pub fn has_unapplied_conf_change(&self) -> bool {
+        let is_committed = |&(first, _): &(Index, Index)| first <= self.commit;
+        self.applied < self.commit.min(self.unknown_to)
+            || self.conf_changes.front().is_some_and(is_committed)
+    }
+
+    /// Whether a snapshot is on its way to the disk or into the state machine.
+    pub fn has_pending_snapshot(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
+    /// A snapshot takes the place of the whole log (Raft §7): the caller has checked that our log
+    /// does not hold its last entry.
+    pub fn restart_after(&mut self, index: Index, term: Term) {
+        assert!(index > self.commit, "a snapshot below the commit index");
+        self.compacted = (index, term);
+        self.terms.clear();
+        self.last = index;
+        self.durable = Index::ZERO;
+        self.commit = index;
+        self.applying = index;
+        self.cache.clear();
+        self.cache_bytes = 0;
+        self.staged.clear();
+        self.staged_bytes = 0;
+        self.unwritten.clear();
+        self.truncate_from = None;
+        self.compact_to = None;
+        self.restart_after = Some(self.compacted);
+        self.snapshot = Some(index);
+        self.at_apply.clear();
+        self.conf_changes.clear();
+        self.unknown_to = Index::ZERO;
+    }
+
+    /// Entries up to `index` are not needed any more; at most what is applied. Returns whether
+    /// that is news.
+    pub fn compact(&mut self, index: Index) -> bool {
+        assert!(
+            index <= self.applied,
+            "compacted {index} before it is applied"
+        ); // Raft §7
+        let Some(term) = self.term(index).filter(|_| index > self.compacted.0) else {
+            return false;
+        };
+        self.compacted = (index, term);
+        while self.terms.get(1).is_some_and(|run| run.0 <= index.next()) {
+            self.terms.pop_front();
+        }
+        if self.last == index {
+            self.terms.clear();
+        }
+        self.compact_to = Some(index);
+        true
     }
 
     /// Everything up to `index` is on stable storage.
@@ -261,29 +367,48 @@ impl RaftLog {
         rose
     }
 
-    /// The state machine is done up to `index`.
+    /// The state machine is done up to `index`; a later mark of before a snapshot says nothing.
     pub fn on_applied(&mut self, index: Index) {
+        if self.snapshot.is_some_and(|snapshot| index < snapshot) {
+            return;
+        }
         assert!(
             self.applied <= index && index <= self.applying,
             "applied in order"
         );
         self.applied = index;
+        self.snapshot = None;
+        while self.at_apply.front().is_some_and(|part| part.0 <= index) {
+            self.at_apply.pop_front();
+        }
+        while self.conf_changes.front().is_some_and(|c| c.1 <= index) {
+            self.conf_changes.pop_front();
+        }
         self.trim_cache();
     }
 
-    /// The next committed and durable blocks to apply. An entry that only our memory holds waits:
-    /// were it applied and the machine's state to outlive a crash, the log could not explain it.
+    /// The next committed blocks to apply, as [`ApplyRule`] allows, while the apply stage has less
+    /// than `max_bytes`.
     pub fn take_committed(
         &mut self,
         max_bytes: usize,
-        read: &mut ReadBlocks<'_>,
+        source: &mut dyn Source,
     ) -> Result<Vec<Block>, LogError> {
-        let end = self.commit.min(self.durable);
-        if self.applying >= end || self.applying > self.applied {
+        let end = match self.apply_rule {
+            ApplyRule::Durable => self.commit.min(self.durable),
+            ApplyRule::WithWrite => self.commit,
+        };
+        let busy: usize = self.at_apply.iter().map(|part| part.1).sum();
+        if self.applying >= end || busy >= max_bytes || self.snapshot.is_some() {
             return Ok(Vec::new());
         }
-        let blocks = self.blocks(self.applying.next(), end, max_bytes, read)?;
-        self.applying = blocks.last().map_or(self.applying, Block::last);
+        let blocks = self.blocks(self.applying.next(), end, max_bytes - busy, source)?;
+        let Some(last) = blocks.last().map(Block::last) else {
+            return Ok(Vec::new());
+        };
+        self.applying = last;
+        let bytes = blocks.iter().map(|b| b.bytes().len()).sum();
+        self.at_apply.push_back((last, bytes));
         Ok(blocks)
     }
 
@@ -294,12 +419,12 @@ impl RaftLog {
         first: Index,
         last: Index,
         max_bytes: usize,
-        read: &mut ReadBlocks<'_>,
+        source: &mut dyn Source,
     ) -> Result<Vec<Block>, LogError> {
         self.seal();
         let cached = self.cache.front().map_or(self.last.next(), Block::first);
         if first < cached {
-            return read(first, last.min(cached.prev()), max_bytes);
+            return source.blocks(first, last.min(cached.prev()), max_bytes);
         }
         let mut blocks = Vec::new();
         let mut bytes = 0;

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::conf_change::ConfChange;
+use super::effects::Snapshot;
 use crate::block::Block;
 use crate::types::{GroupId, Index, NodeId, Term};
 
@@ -37,6 +39,13 @@ pub enum Message {
     RequestVoteResponse {
         /// Whether the sender voted.
         granted: bool,
+        /// The request's last index, so that a vote for an earlier life of the candidate is told
+        /// apart. A candidate asks before its own disk is done: 1. it asks, a voter grants; 2. it
+        /// crashes and loses term and tail; 3. it asks again in the same term, with a shorter log:
+        /// the late grant was not for that one.
+        last_index: Index,
+        /// The term of that entry.
+        last_term: Term,
     },
     /// Entries after `prev` (Raft §5.3); without blocks it tells the commit index or probes.
     AppendEntries {
@@ -63,8 +72,26 @@ pub enum Message {
         /// The round of the heartbeat.
         read_round: u64,
     },
+    /// The state after `snapshot.index`, in place of entries that the leader no longer has (Raft §7).
+    /// The files travel by themselves; this follows when the receiver has them.
+    InstallSnapshot {
+        /// What it stands for.
+        snapshot: Snapshot,
+    },
     /// Campaign at once (thesis §3.10).
     TimeoutNow,
+    /// A follower asks the leader to hand over to this voter.
+    TransferLeadership {
+        /// Whom.
+        to: NodeId,
+    },
+    /// A follower forwards a configuration change.
+    ProposeConfChange {
+        /// The sender's number for it.
+        request: u64,
+        /// What.
+        change: ConfChange,
+    },
     /// A follower forwards proposals of its clients to the leader.
     Propose {
         /// The sender's number for the first payload; the others count on from it.
@@ -93,6 +120,30 @@ pub enum Message {
         /// Reads may be served once this is applied; `None`: not the leader.
         index: Option<Index>,
     },
+}
+
+impl Message {
+    /// Whether it answers something that the receiver asked.
+    pub fn is_response(&self) -> bool {
+        match self {
+            Self::PreVoteResponse { .. }
+            | Self::RequestVoteResponse { .. }
+            | Self::AppendEntriesResponse(_)
+            | Self::HeartbeatResponse { .. }
+            | Self::ProposeResponse { .. }
+            | Self::ReadIndexResponse { .. } => true,
+            Self::PreVote(_)
+            | Self::RequestVote(_)
+            | Self::AppendEntries { .. }
+            | Self::Heartbeat { .. }
+            | Self::InstallSnapshot { .. }
+            | Self::TimeoutNow
+            | Self::TransferLeadership { .. }
+            | Self::Propose { .. }
+            | Self::ProposeConfChange { .. }
+            | Self::ReadIndex { .. } => false,
+        }
+    }
 }
 
 /// The body of a pre-vote or vote request.

@@ -12,6 +12,7 @@
 //! [`mod@leader`].
 
 pub mod candidate;
+pub mod conf_change;
 pub mod effects;
 pub mod follower;
 pub mod leader;
@@ -19,8 +20,10 @@ pub mod log;
 pub mod membership;
 pub mod message;
 pub mod progress;
+pub mod proposals;
 pub mod quorum;
 pub mod read_index;
+pub mod replicate;
 
 use std::collections::VecDeque;
 
@@ -28,12 +31,13 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use self::candidate::Candidate;
-use self::effects::{Effects, Input, ProposalOutcome, ReadOutcome, Refusal};
+use self::effects::{Effects, Input, ReadOutcome, Refusal, Source};
 use self::leader::Leader;
-use self::log::{RaftLog, ReadBlocks};
-use self::membership::Configuration;
+use self::log::{ApplyRule, RaftLog};
+use self::membership::{Configuration, Membership};
 use self::message::{AppendResponse, Envelope, Message};
-use self::progress::Window;
+use self::progress::{Progress, Wanted, Window};
+use self::read_index::ReadMode;
 use crate::traits::{GroupWrite, StoredGroup};
 use crate::types::{GroupId, HardState, Index, NodeId, Term};
 
@@ -60,8 +64,20 @@ pub struct Limits {
     pub uncommitted_bytes: usize,
     /// Bytes of recent blocks kept in memory, besides those that are not durable yet.
     pub cache_bytes: usize,
-    /// Bytes handed to the apply stage at once.
+    /// Bytes that the apply stage may have at a time.
     pub apply_bytes: usize,
+    /// When committed entries may be applied.
+    pub apply_rule: ApplyRule,
+    /// How a leader makes sure that it still is one before it serves a read.
+    pub reads: ReadMode,
+    /// Who should lead, if it can: 0 campaigns first, each step more waits one election timeout
+    /// longer. No rule of safety depends on it.
+    pub election_priority: u32,
+    /// What a leader does that a configuration change removes or demotes.
+    pub on_removal: OnRemoval,
+    /// Log configuration changes without checking that none is under way: for tests of what the
+    /// check prevents.
+    pub unchecked_conf_changes: bool,
 }
 
 impl Default for Limits {
@@ -80,8 +96,23 @@ impl Default for Limits {
             uncommitted_bytes: 64 << 20,
             cache_bytes: 256 << 10,
             apply_bytes: 4 << 20,
+            apply_rule: ApplyRule::Durable,
+            reads: ReadMode::Index,
+            election_priority: 0,
+            on_removal: OnRemoval::StepDown,
+            unchecked_conf_changes: false,
         }
     }
+}
+
+/// What a leader does when it applies a change that takes its vote away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnRemoval {
+    /// It steps down (Raft §6).
+    #[default]
+    StepDown,
+    /// It leads on, without a vote, until somebody else is elected (thesis §4.2.2).
+    LeadOn,
 }
 
 /// What a replica is in its term (Raft §5.1); each owns what only it needs.
@@ -103,16 +134,17 @@ pub enum RoleName {
     Leader,
 }
 
-/// A write on its way to the disk, and what its durability will release.
+/// A write on its way to the disk.
 #[derive(Debug)]
 struct PendingWrite {
     number: u64,
     /// The log's end after this write; lowered when a conflict cuts entries of it, so that its
     /// completion never speaks for entries that came later at the same indexes.
     last: Index,
+    /// The term in which it holds our vote for ourselves.
+    own_vote: Option<Term>,
     /// Ticks since it was handed out.
     age: u32,
-    messages: Vec<Envelope>,
 }
 
 /// One replica of one Raft group.
@@ -121,6 +153,8 @@ pub struct Group {
     id: GroupId,
     node: NodeId,
     limits: Limits,
+    membership: Membership,
+    /// As the membership says.
     configuration: Configuration,
     hard_state: HardState,
     /// As last written.
@@ -136,8 +170,8 @@ pub struct Group {
     first_candidate: bool,
     write_number: u64,
     pending: VecDeque<PendingWrite>,
-    /// Promises to send once the write of this turn is durable.
-    promises: Vec<Envelope>,
+    /// Ticks since the start, up to an election timeout.
+    age: u32,
     effects: Effects,
 }
 
@@ -147,18 +181,19 @@ impl Group {
     pub fn restore(
         node: NodeId,
         stored: &StoredGroup,
-        configuration: Configuration,
+        membership: Membership,
         applied: Index,
         limits: Limits,
         first_candidate: bool,
         seed: u64,
     ) -> Self {
-        let log = RaftLog::restore(stored, applied, limits.cache_bytes);
+        let log = RaftLog::restore(stored, applied, limits.cache_bytes, limits.apply_rule);
         let mut group = Self {
             id: stored.group,
             node,
             limits,
-            configuration,
+            configuration: membership.configuration(),
+            membership,
             hard_state: HardState {
                 commit: log.commit(),
                 ..stored.hard_state
@@ -174,7 +209,7 @@ impl Group {
             first_candidate,
             write_number: 0,
             pending: VecDeque::new(),
-            promises: Vec::new(),
+            age: 0,
             effects: Effects::default(),
         };
         group.reset_election_timer();
@@ -189,21 +224,32 @@ impl Group {
             Input::Tick => self.on_tick(),
             Input::Message(envelope) => self.on_message(envelope),
             Input::Propose { request, payload } => self.on_propose(request, payload),
+            Input::ProposeConfChange { request, change } => {
+                self.on_propose_conf_change(request, change);
+            }
             Input::Read { request } => self.on_read(request),
             Input::Durable(number) => self.on_durable(number),
-            Input::Applied(index) => self.log.on_applied(index),
+            Input::ConfChange(index, change) => self.on_conf_change(index, &change),
+            Input::Applied(index) => self.on_applied(index),
+            Input::Compact(index) => self.on_compact(index),
+            Input::Campaign => self.campaign(),
+            Input::TransferLeadership(to) => self.on_transfer(to),
+            Input::ForgetLeader => self.on_forget_leader(),
+            Input::Unreachable(node) => self.on_unreachable(node),
+            Input::SnapshotSent(node, outcome) => self.on_snapshot_sent(node, outcome),
             Input::PeerDown(node) => self.on_peer_down(node),
         }
         assert!(term <= self.hard_state.term, "term went back"); // Raft §5.1
         assert!(commit <= self.log.commit(), "commit index went back"); // Raft §5.3
     }
 
-    /// What all steps since the last call ask for. `read` fetches stored blocks.
-    pub fn take_effects(&mut self, read: &mut ReadBlocks<'_>) -> Effects {
-        self.send_appends(read);
+    /// What all steps since the last call ask for.
+    pub fn take_effects(&mut self, source: &mut dyn Source) -> Effects {
+        self.send_appends(source);
         self.hard_state.commit = self.log.commit();
         self.queue_write();
-        match self.log.take_committed(self.limits.apply_bytes, read) {
+        let apply_bytes = self.limits.apply_bytes;
+        match self.log.take_committed(apply_bytes, source) {
             Ok(blocks) => self.effects.apply = blocks,
             Err(error) => {
                 tracing::error!(group = %self.id, %error, "cannot read committed entries");
@@ -247,26 +293,74 @@ impl Group {
         &self.configuration
     }
 
+    /// Who belongs to the group, as far as it is applied here.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// What a leader knows of its peers, by rising id; empty for everybody else.
+    pub fn progress(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
+        let peers = match &self.role {
+            Role::Leader(leader) => Some(&leader.peers),
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => None,
+        };
+        peers.into_iter().flatten().map(|(&id, peer)| (id, peer))
+    }
+
+    /// Sets the election timeout in use, until it is drawn anew. For scenarios.
+    pub fn set_election_timeout(&mut self, ticks: u32) {
+        self.election_timeout = ticks;
+    }
+
     fn on_tick(&mut self) {
         for write in &mut self.pending {
             write.age += 1;
         }
+        self.age = (self.age + 1).min(self.limits.election_ticks);
         match self.role {
             Role::Leader(_) => self.on_leader_tick(),
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
-                self.election_elapsed += 1;
-                if self.election_elapsed >= self.election_timeout
-                    && self.configuration.may_lead(self.node)
-                {
+                self.election_elapsed = self.election_elapsed.saturating_add(1);
+                if self.election_elapsed >= self.election_timeout && self.may_lead() {
+                    self.election_elapsed = 0;
                     self.campaign();
                 }
             }
         }
     }
 
+    fn on_applied(&mut self, index: Index) {
+        self.log.on_applied(index);
+        self.maybe_leave_joint();
+    }
+
+    /// Compacts no further than what is applied.
+    fn on_compact(&mut self, index: Index) {
+        self.log.compact(index.min(self.log.applied()));
+    }
+
+    /// Makes this replica vote again, and propose to nobody, until it hears of a leader. Not with
+    /// leases, which count on its patience.
+    fn on_forget_leader(&mut self) {
+        let keeps = matches!(self.role, Role::Leader(_)) || self.limits.reads != ReadMode::Index;
+        if self.leader.is_some() && !keeps {
+            self.set_leader(None);
+        }
+    }
+
+    fn on_unreachable(&mut self, node: NodeId) {
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(peer) = leader.peers.get_mut(&node)
+        {
+            peer.on_unreachable();
+        }
+    }
+
     fn on_message(&mut self, envelope: Envelope) {
-        let known = self.configuration.all().contains(&envelope.from);
-        if envelope.to != self.node || envelope.from == self.node || !known {
+        // Who is new learns of its group from requests of strangers; answers come from those asked.
+        let is_known =
+            !envelope.message.is_response() || self.configuration.contains(envelope.from);
+        if envelope.to != self.node || envelope.from == self.node || !is_known {
             tracing::debug!(group = %self.id, from = %envelope.from, "message from no member");
             return;
         }
@@ -295,6 +389,10 @@ impl Group {
                 let index = index.ok_or(Refusal::NoLeader);
                 self.effects.reads.push(ReadOutcome { request, index });
             }
+            Message::ProposeConfChange { request, change } => {
+                self.on_forwarded_conf_change(from, request, &change);
+            }
+            Message::TransferLeadership { to } => self.on_transfer(to),
             Message::PreVote(_)
             | Message::PreVoteResponse { .. }
             | Message::RequestVote(_)
@@ -303,6 +401,7 @@ impl Group {
             | Message::AppendEntriesResponse(_)
             | Message::Heartbeat { .. }
             | Message::HeartbeatResponse { .. }
+            | Message::InstallSnapshot { .. }
             | Message::TimeoutNow => self.on_term_message(from, term, message),
         }
     }
@@ -323,7 +422,12 @@ impl Group {
             Message::PreVote(request) => self.on_pre_vote(from, term, request),
             Message::RequestVote(request) => self.on_request_vote(from, request),
             Message::PreVoteResponse { granted } => self.on_pre_vote_response(from, granted),
-            Message::RequestVoteResponse { granted } => self.on_vote_response(from, granted),
+            Message::RequestVoteResponse {
+                granted,
+                last_index,
+                last_term,
+            } => self.on_vote_response(from, granted, (last_index, last_term)),
+            Message::InstallSnapshot { snapshot } => self.on_install_snapshot(from, snapshot),
             Message::AppendEntries {
                 prev_index,
                 prev_term,
@@ -342,6 +446,8 @@ impl Group {
             Message::TimeoutNow => self.on_timeout_now(),
             Message::Propose { .. }
             | Message::ProposeResponse { .. }
+            | Message::ProposeConfChange { .. }
+            | Message::TransferLeadership { .. }
             | Message::ReadIndex { .. }
             | Message::ReadIndexResponse { .. } => {
                 unreachable!("forwarded requests belong to no term")
@@ -365,7 +471,9 @@ impl Group {
                 self.on_pre_vote_response_ahead(from, term);
                 false
             }
-            Message::AppendEntries { .. } | Message::Heartbeat { .. } => {
+            Message::AppendEntries { .. }
+            | Message::Heartbeat { .. }
+            | Message::InstallSnapshot { .. } => {
                 self.become_follower(term, Some(from));
                 true
             }
@@ -377,6 +485,8 @@ impl Group {
             | Message::TimeoutNow
             | Message::Propose { .. }
             | Message::ProposeResponse { .. }
+            | Message::ProposeConfChange { .. }
+            | Message::TransferLeadership { .. }
             | Message::ReadIndex { .. }
             | Message::ReadIndexResponse { .. } => {
                 self.become_follower(term, None);
@@ -391,7 +501,9 @@ impl Group {
     fn on_old_term(&mut self, from: NodeId, message: &Message) {
         match message {
             Message::AppendEntries { .. } | Message::Heartbeat { .. } => {
-                self.promise(from, Message::HeartbeatResponse { read_round: 0 });
+                if self.limits.check_quorum || self.limits.pre_vote {
+                    self.promise(from, Message::HeartbeatResponse { read_round: 0 });
+                }
             }
             Message::PreVote(_) => self.send(from, Message::PreVoteResponse { granted: false }),
             Message::PreVoteResponse { .. }
@@ -400,18 +512,25 @@ impl Group {
             | Message::AppendEntriesResponse(_)
             | Message::HeartbeatResponse { .. }
             | Message::TimeoutNow
+            | Message::InstallSnapshot { .. }
             | Message::Propose { .. }
             | Message::ProposeResponse { .. }
+            | Message::ProposeConfChange { .. }
+            | Message::TransferLeadership { .. }
             | Message::ReadIndex { .. }
             | Message::ReadIndexResponse { .. } => {}
         }
     }
 
+    /// Whether a leader may live that counts on our patience (thesis §6.2, §4.2.3). After a start we
+    /// do not know whom we heard: with leases there may be one.
     fn leader_is_alive(&self) -> bool {
-        self.limits.check_quorum
-            && self.leader.is_some()
+        let may_have_forgotten =
+            self.limits.reads != ReadMode::Index && self.age < self.limits.election_ticks;
+        let is_heard = self.leader.is_some()
             && !self.leader_lost
-            && self.election_elapsed < self.limits.election_ticks
+            && self.election_elapsed < self.limits.election_ticks;
+        self.limits.check_quorum && (is_heard || may_have_forgotten)
     }
 
     fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
@@ -448,23 +567,32 @@ impl Group {
         self.election_timeout = if self.first_candidate && self.hard_state.term == Term::ZERO {
             1 + self.rng.random_range(0..2)
         } else {
-            self.rng.random_range(base..2 * base)
+            self.rng.random_range(base..2 * base) + self.limits.election_priority * base
         };
     }
 
     /// Our own disk says: everything up to write `number` is durable.
     fn on_durable(&mut self, number: u64) {
-        while self
-            .pending
-            .front()
-            .is_some_and(|write| write.number <= number)
-        {
+        while self.pending.front().is_some_and(|w| w.number <= number) {
             let write = self.pending.pop_front().expect("looked at");
             self.log.on_durable(write.last);
-            self.effects.send.extend(write.messages);
+            if let Some(term) = write.own_vote {
+                self.on_own_vote_durable(term);
+            }
         }
-        self.on_own_vote_durable();
+        self.want_durable_for_witnesses();
         self.maybe_commit();
+    }
+
+    /// Witnesses are sent only what is durable here.
+    fn want_durable_for_witnesses(&mut self) {
+        if let Role::Leader(leader) = &mut self.role {
+            for id in &self.configuration.witnesses {
+                if let Some(peer) = leader.peers.get_mut(id) {
+                    peer.want(Wanted::Entries);
+                }
+            }
+        }
     }
 
     /// The peer's node is gone. Evidence, not proof: a pre-vote after a short random grace asks
@@ -473,8 +601,9 @@ impl Group {
         if let Role::Leader(leader) = &mut self.role {
             if let Some(peer) = leader.peers.get_mut(&node) {
                 peer.on_unreachable();
+                peer.want(Wanted::Append);
             }
-        } else if self.leader == Some(node) {
+        } else if self.leader == Some(node) && self.limits.reads == ReadMode::Index {
             self.leader_lost = true;
             let grace = self
                 .rng
@@ -483,37 +612,28 @@ impl Group {
         }
     }
 
-    /// Hands out what must become durable, and ties this turn's promises to it.
+    /// Hands out what must become durable. A new commit index alone is not worth a write.
     fn queue_write(&mut self) {
-        let promises = std::mem::take(&mut self.promises);
         let promise_state = HardState {
             commit: self.written.commit,
             ..self.hard_state
         };
         if !self.log.has_unwritten() && promise_state == self.written {
-            match self.pending.back_mut() {
-                Some(write) => write.messages.extend(promises),
-                None => self.effects.send.extend(promises),
-            }
             return;
         }
         let mut write = GroupWrite::new(self.id);
         self.log.take_unwritten(&mut write);
-        if let Some(from) = write.truncate_from {
-            for pending in &mut self.pending {
-                pending.last = pending.last.min(from.prev());
-            }
-        }
         if self.hard_state != self.written {
             write.hard_state = Some(self.hard_state);
             self.written = self.hard_state;
         }
         self.write_number += 1;
+        let is_candidate = matches!(self.role, Role::Candidate(_));
         self.pending.push_back(PendingWrite {
             number: self.write_number,
             last: self.log.last(),
+            own_vote: is_candidate.then_some(self.hard_state.term),
             age: 0,
-            messages: promises,
         });
         self.effects.write = Some((self.write_number, write));
     }
@@ -537,13 +657,7 @@ impl Group {
     /// Sends once everything this group has written up to this turn is durable.
     fn promise(&mut self, to: NodeId, message: Message) {
         let envelope = self.envelope(to, message);
-        self.promises.push(envelope);
-    }
-
-    fn refuse_proposal(&mut self, request: u64, reason: Refusal) {
-        self.effects
-            .proposals
-            .push(ProposalOutcome::Refused { request, reason });
+        self.effects.send_when_durable.push(envelope);
     }
 
     fn accept_up_to(&mut self, leader: NodeId, last: Index) {

@@ -1,13 +1,17 @@
 //! What a leader knows of one peer (Raft §5.3 `nextIndex` and `matchIndex`), and how much it may send.
 //!
 //! ```text
-//!   Probe ── accepted ──▶ Replicate       Probe: one append, then wait for word.
-//!     ▲                      │            Replicate: optimistic, a window of appends in flight.
-//!     └─ rejected, unreachable
+//!   ┌─ rejected, unreachable ──────────┐     Probe: one append, then wait for word.
+//!   ▼                                  │     Replicate: optimistic, a window of appends in flight.
+//! Probe ── accepted ──────────▶ Replicate    Snapshot: wait for the state that replaces entries
+//!   │ ▲                                ▲               that the leader no longer has.
+//!   │ └─ sent, failed ─┐               │
+//!   └─ entry compacted ┴▶ Snapshot ────┘ accepted from where our log begins
 //! ```
 
 use std::collections::VecDeque;
 
+use super::effects::SnapshotOutcome;
 use crate::types::Index;
 
 /// How the leader sends to a peer.
@@ -17,6 +21,20 @@ pub enum ProgressState {
     Probe,
     /// They agree up to `matched`: pipelined.
     Replicate,
+    /// It needs the snapshot whose last entry this is.
+    Snapshot(Index),
+}
+
+/// What the leader wants to tell a peer when messages are composed next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Wanted {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Entries, if it lacks some.
+    Entries,
+    /// An append in any case: it tells the commit index, or asks where the logs agree.
+    Append,
 }
 
 /// The leader's view of one peer's log.
@@ -30,12 +48,12 @@ pub struct Progress {
     pub state: ProgressState,
     /// Word came since the last check of the quorum (thesis §6.2).
     pub recent_active: bool,
-    /// The highest commit index told in an append.
-    pub sent_commit: Index,
-    /// A probe is out: send nothing until word comes.
-    pub probe_sent: bool,
-    /// An empty append is wanted, to find out whether appends were lost.
-    pub ask: bool,
+    /// What to tell it next.
+    pub wanted: Wanted,
+    /// The highest commit index on its way to the peer.
+    sent_commit: Index,
+    /// A probe is out, or the window is full: send nothing until word comes.
+    paused: bool,
     /// Last index and bytes of each append in flight.
     inflight: VecDeque<(Index, usize)>,
     inflight_bytes: usize,
@@ -58,87 +76,119 @@ impl Progress {
             next: last.next(),
             state: ProgressState::Probe,
             recent_active: false,
+            wanted: Wanted::Nothing,
             sent_commit: Index::ZERO,
-            probe_sent: false,
-            ask: false,
+            paused: false,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
         }
     }
 
+    /// A peer that just joined. It counts as alive at first: the check of the quorum must not end a
+    /// leadership before the newcomer could speak.
+    pub fn joined(last: Index) -> Self {
+        Self {
+            next: last.max(Index(1)),
+            recent_active: true,
+            ..Self::new(last)
+        }
+    }
+
     /// Whether nothing may be sent now.
-    pub fn is_paused(&self, window: Window) -> bool {
+    pub fn is_paused(&self) -> bool {
+        self.paused || matches!(self.state, ProgressState::Snapshot(_))
+    }
+
+    /// Whether the window takes no more entries; an empty append may still ask.
+    pub fn is_full(&self, window: Window) -> bool {
+        self.state == ProgressState::Replicate
+            && (self.inflight.len() >= window.messages || self.inflight_bytes >= window.bytes)
+    }
+
+    /// Asks for more to be told at the next occasion.
+    pub fn want(&mut self, wanted: Wanted) {
+        self.wanted = self.wanted.max(wanted);
+    }
+
+    /// An append with entries up to `last` left; `None` for one without entries.
+    pub fn on_sent(&mut self, last: Option<Index>, bytes: usize, commit: Index, window: Window) {
+        self.sent_commit = commit;
         match self.state {
-            ProgressState::Probe => self.probe_sent,
+            ProgressState::Probe => self.paused |= last.is_some(),
             ProgressState::Replicate => {
-                self.inflight.len() >= window.messages || self.inflight_bytes >= window.bytes
+                if let Some(last) = last {
+                    self.next = last.next();
+                    self.inflight.push_back((last, bytes));
+                    self.inflight_bytes += bytes;
+                }
+                self.paused = self.is_full(window);
             }
+            ProgressState::Snapshot(_) => {}
         }
     }
 
-    /// An append up to `last` with `bytes` of blocks left.
-    pub fn on_sent(&mut self, last: Index, bytes: usize, commit: Index) {
-        self.sent_commit = self.sent_commit.max(commit);
-        self.ask = false;
-        match self.state {
-            ProgressState::Probe => self.probe_sent = true,
-            ProgressState::Replicate if last >= self.next => {
-                self.next = last.next();
-                self.inflight.push_back((last, bytes));
-                self.inflight_bytes += bytes;
-            }
-            ProgressState::Replicate => {}
-        }
+    /// A heartbeat told this commit index.
+    pub fn on_commit_sent(&mut self, commit: Index) {
+        self.sent_commit = commit;
     }
 
-    /// The peer holds everything up to `last`. Returns whether that was news.
-    pub fn on_accepted(&mut self, last: Index) -> bool {
-        let news = last > self.matched;
-        self.matched = self.matched.max(last);
-        self.next = self.next.max(self.matched.next());
+    /// Whether telling `commit` moves the peer's commit index within what it was sent.
+    pub fn can_bump_commit(&self, commit: Index) -> bool {
+        commit > self.sent_commit && self.sent_commit < self.next.prev()
+    }
+
+    /// The peer holds everything up to `last`; our log begins at `first`. Returns whether that
+    /// changed anything.
+    pub fn on_accepted(&mut self, last: Index, first: Index) -> bool {
+        let is_news = last > self.matched;
+        if is_news {
+            self.matched = last;
+            self.next = self.next.max(last.next());
+            self.paused = false;
+        }
         match self.state {
-            ProgressState::Probe => self.become_replicate(),
-            ProgressState::Replicate => {
-                while self
-                    .inflight
-                    .front()
-                    .is_some_and(|&(index, _)| index <= last)
-                {
+            ProgressState::Probe if is_news || self.matched == last => self.become_replicate(),
+            ProgressState::Snapshot(_) if is_news && self.matched.next() >= first => {
+                // However it got there: it can go on from our log.
+                self.become_replicate();
+            }
+            ProgressState::Replicate if is_news => {
+                while self.inflight.front().is_some_and(|part| part.0 <= last) {
                     self.free_first();
                 }
             }
-        }
-        news
-    }
-
-    /// The peer refused an append after `prev`; its log may agree up to `hint`. Returns whether
-    /// the answer was to something still open.
-    pub fn on_rejected(&mut self, prev: Index, hint: Index) -> bool {
-        match self.state {
-            ProgressState::Replicate => {
-                if prev <= self.matched {
-                    return false; // from before the match: stale
-                }
-                self.become_probe();
-            }
-            ProgressState::Probe => {
-                if prev != self.next.prev() {
-                    return false; // not the probe that is out
-                }
-                self.next = prev.min(hint.next()).max(self.matched.next());
-                self.probe_sent = false;
+            ProgressState::Probe | ProgressState::Snapshot(_) | ProgressState::Replicate => {
+                return is_news;
             }
         }
         true
     }
 
-    /// The peer is alive: a lost probe or a window of lost appends may be asked about.
-    pub fn on_heartbeat_response(&mut self, last: Index, window: Window) {
-        self.probe_sent = false;
-        if self.state == ProgressState::Replicate && self.is_paused(window) {
-            self.free_first();
+    /// The peer refused an append after `prev`; its log may agree up to `hint`. Returns whether
+    /// the answer was to something still open.
+    pub fn on_rejected(&mut self, prev: Index, hint: Index) -> bool {
+        if self.state == ProgressState::Replicate {
+            if prev <= self.matched {
+                return false; // from before the match: stale
+            }
+            self.become_probe();
+            return true;
         }
-        self.ask = self.matched < last;
+        if prev != self.next.prev() {
+            return false; // not the probe that is out
+        }
+        self.next = prev.min(hint.next()).max(self.matched.next());
+        self.lower_sent_commit();
+        self.paused = false;
+        true
+    }
+
+    /// The peer is alive: a lost probe or a window of lost appends may be asked about.
+    pub fn on_heartbeat_response(&mut self, last: Index) {
+        self.paused = false;
+        if self.matched < last || self.state == ProgressState::Probe {
+            self.want(Wanted::Append);
+        }
     }
 
     /// Appends in flight are lost, or may be.
@@ -146,21 +196,52 @@ impl Progress {
         if self.state == ProgressState::Replicate {
             self.become_probe();
         }
-        self.probe_sent = false;
+    }
+
+    /// It gets the snapshot that ends at `index`.
+    pub fn become_snapshot(&mut self, index: Index) {
+        self.reset(ProgressState::Snapshot(index));
+        self.next = index.next();
+        self.sent_commit = index;
+    }
+
+    /// Sending the snapshot has ended: wait for word of the peer, or for a heartbeat.
+    pub fn on_snapshot_ended(&mut self, outcome: SnapshotOutcome) {
+        if !matches!(self.state, ProgressState::Snapshot(_)) {
+            return;
+        }
+        match outcome {
+            SnapshotOutcome::Sent => {}
+            SnapshotOutcome::Failed => self.state = ProgressState::Probe, // from the match again
+        }
+        self.become_probe();
+        self.paused = true;
     }
 
     fn become_probe(&mut self) {
-        self.state = ProgressState::Probe;
+        self.next = match self.state {
+            ProgressState::Snapshot(index) => self.matched.max(index).next(),
+            ProgressState::Probe | ProgressState::Replicate => self.matched.next(),
+        };
+        self.reset(ProgressState::Probe);
+        self.lower_sent_commit();
+    }
+
+    fn become_replicate(&mut self) {
+        self.reset(ProgressState::Replicate);
         self.next = self.matched.next();
-        self.probe_sent = false;
+    }
+
+    fn reset(&mut self, state: ProgressState) {
+        self.state = state;
+        self.paused = false;
         self.inflight = VecDeque::new();
         self.inflight_bytes = 0;
     }
 
-    fn become_replicate(&mut self) {
-        self.state = ProgressState::Replicate;
-        self.next = self.matched.next();
-        self.probe_sent = false;
+    /// What may be lost was perhaps never heard.
+    fn lower_sent_commit(&mut self) {
+        self.sent_commit = self.sent_commit.min(self.next.prev());
     }
 
     fn free_first(&mut self) {
@@ -178,26 +259,37 @@ mod tests {
         messages: 2,
         bytes: 100,
     };
+    const FIRST: Index = Index(1);
 
-    #[test]
-    fn a_probe_waits_for_word_and_a_window_for_room() {
+    fn replicating() -> Progress {
         let mut peer = Progress::new(Index(5));
-        peer.on_sent(Index(5), 10, Index(0));
-        assert!(peer.is_paused(WINDOW));
-        assert!(peer.on_accepted(Index(5)));
+        peer.on_sent(Some(Index(6)), 10, Index(0), WINDOW);
+        assert!(peer.is_paused(), "a probe waits for word");
+        assert!(peer.on_accepted(Index(6), FIRST));
         assert_eq!(
             (peer.state, peer.next),
-            (ProgressState::Replicate, Index(6))
+            (ProgressState::Replicate, Index(7))
         );
-        peer.on_sent(Index(6), 10, Index(5));
-        assert!(!peer.is_paused(WINDOW));
-        peer.on_sent(Index(7), 10, Index(5));
-        assert!(peer.is_paused(WINDOW), "two messages are the window");
-        peer.on_accepted(Index(6));
-        assert!(!peer.is_paused(WINDOW));
-        peer.on_sent(Index(8), 200, Index(5));
-        peer.on_accepted(Index(7));
-        assert!(peer.is_paused(WINDOW), "its bytes fill the window");
+        peer
+    }
+
+    #[test]
+    fn a_window_is_full_by_messages_or_by_bytes() {
+        let mut peer = replicating();
+        peer.on_sent(Some(Index(7)), 10, Index(5), WINDOW);
+        assert!(!peer.is_paused());
+        peer.on_sent(Some(Index(8)), 10, Index(5), WINDOW);
+        assert!(peer.is_paused() && peer.is_full(WINDOW), "two messages");
+        peer.on_accepted(Index(7), FIRST);
+        assert!(!peer.is_paused() && !peer.is_full(WINDOW));
+        peer.on_sent(Some(Index(9)), 200, Index(5), WINDOW);
+        peer.on_accepted(Index(8), FIRST);
+        assert!(peer.is_full(WINDOW), "its bytes fill the window");
+        peer.on_heartbeat_response(Index(9));
+        assert!(
+            !peer.is_paused() && peer.is_full(WINDOW),
+            "an empty append may ask whether the appends were lost"
+        );
     }
 
     #[test]
@@ -209,12 +301,40 @@ mod tests {
         );
         assert!(peer.on_rejected(Index(9), Index(4)));
         assert_eq!(peer.next, Index(5));
-        peer.on_accepted(Index(4));
+        peer.on_accepted(Index(4), FIRST);
         assert!(
             !peer.on_rejected(Index(4), Index(1)),
             "from before the match"
         );
         assert!(peer.on_rejected(Index(7), Index(4)));
         assert_eq!((peer.state, peer.next), (ProgressState::Probe, Index(5)));
+    }
+
+    #[test]
+    fn a_snapshot_ends_by_word_of_the_peer_or_of_the_sender() {
+        let mut peer = replicating();
+        peer.become_snapshot(Index(20));
+        assert!(peer.is_paused());
+        assert!(peer.on_accepted(Index(8), Index(15)));
+        assert_eq!(
+            peer.state,
+            ProgressState::Snapshot(Index(20)),
+            "our log does not reach back that far"
+        );
+        let mut sent = peer.clone();
+        sent.on_snapshot_ended(SnapshotOutcome::Sent);
+        assert_eq!((sent.state, sent.next), (ProgressState::Probe, Index(21)));
+        assert!(sent.is_paused(), "until word or a heartbeat comes");
+        let mut failed = peer.clone();
+        failed.on_snapshot_ended(SnapshotOutcome::Failed);
+        assert_eq!(
+            (failed.state, failed.next),
+            (ProgressState::Probe, Index(9))
+        );
+        assert!(peer.on_accepted(Index(16), Index(15)));
+        assert_eq!(
+            (peer.state, peer.next),
+            (ProgressState::Replicate, Index(17))
+        );
     }
 }

@@ -1,0 +1,204 @@
+//! Replication as the leader does it: appends, answers, commits, snapshots (Raft §5.3, §5.4, §7).
+//!
+//! Inputs only note what each peer is to be told ([`Wanted`]); [`Group::send_appends`] composes it,
+//! once a turn: so many proposals, acknowledgements and commits of a turn become one append a peer.
+
+use super::effects::{SnapshotOutcome, Source};
+use super::message::{AppendResponse, Message};
+use super::progress::{Progress, Wanted};
+use super::quorum::joint_index;
+use super::{Group, Role};
+use crate::block::Block;
+use crate::types::{Index, NodeId};
+
+impl Group {
+    pub(super) fn on_append_response(&mut self, from: NodeId, response: AppendResponse) {
+        let (first, end) = (self.log.first(), self.log.last());
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(peer) = leader.peers.get_mut(&from) else {
+            return;
+        };
+        peer.recent_active = true;
+        match response {
+            AppendResponse::Accepted { last } => {
+                if last > end {
+                    tracing::error!(group = %self.id, %from, %last, "accepted what was never sent");
+                } else if peer.on_accepted(last, first) {
+                    self.on_progress(from);
+                }
+            }
+            AppendResponse::Rejected {
+                prev,
+                hint_index,
+                hint_term,
+                last,
+            } => {
+                // Where the peer's log ends in an older term, ours may hold less of that term.
+                let hint = hint_index.min(last);
+                let hint = self.log.find_conflict_by_term(hint, hint_term);
+                if peer.on_rejected(prev, hint) {
+                    peer.want(Wanted::Append);
+                }
+            }
+        }
+    }
+
+    /// A peer holds more than before: that may commit, free its window, end a transfer's wait.
+    fn on_progress(&mut self, from: NodeId) {
+        let committed = self.maybe_commit();
+        let (last, commit) = (self.log.last(), self.log.commit());
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(peer) = leader.peers.get_mut(&from) else {
+            return;
+        };
+        if !committed && peer.can_bump_commit(commit) {
+            peer.want(Wanted::Append);
+        }
+        peer.want(Wanted::Entries);
+        if leader.transferee == Some(from) && peer.matched == last {
+            leader.timeout_now_due = true;
+        }
+    }
+
+    /// Commits what a quorum holds durably, ourselves by our own disk's word, if the entry is of
+    /// this term (Raft §5.4.2, Figure 8). Returns whether that was news; all are told of it then.
+    pub(super) fn maybe_commit(&mut self) -> bool {
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        let (node, durable) = (self.node, self.log.durable());
+        let matched = |id| {
+            if id == node {
+                durable
+            } else {
+                leader.peers.get(&id).map_or(Index::ZERO, |p| p.matched)
+            }
+        };
+        let Some(index) = joint_index(self.configuration.halves(), matched) else {
+            return false;
+        };
+        if self.log.term(index) != Some(self.hard_state.term) || !self.log.commit_to(index) {
+            return false;
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.want_all(Wanted::Append);
+        }
+        self.advance_reads(); // those that waited for the first commit of the term
+        true
+    }
+
+    /// Whether an entry of this term is committed: then the commit index covers all that earlier
+    /// leaders committed (Raft §8).
+    pub(super) fn has_committed_in_term(&self) -> bool {
+        self.log.term(self.log.commit()) == Some(self.hard_state.term)
+    }
+
+    /// Composes what the peers are to be told, as far as their windows allow. Called by
+    /// [`Group::take_effects`]; earlier only by who wants a message for each input.
+    pub fn send_appends(&mut self, source: &mut dyn Source) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        self.log.seal();
+        let mut peers = std::mem::take(&mut leader.peers);
+        for (&to, peer) in &mut peers {
+            let mut wanted = std::mem::take(&mut peer.wanted);
+            while wanted > Wanted::Nothing && self.send_append(to, peer, wanted, source) {
+                wanted = Wanted::Entries;
+            }
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.peers = peers;
+        }
+        self.send_timeout_now();
+    }
+
+    /// The last entry that a peer may be sent. A witness gets none that is not durable here: a
+    /// leader could send one, crash before its own disk has it, and leave the witness with the
+    /// longer log, without data, voting for nobody. The group would be stuck.
+    fn last_for(&self, to: NodeId) -> Index {
+        if self.configuration.witnesses.contains(&to) {
+            self.log.durable()
+        } else {
+            self.log.last()
+        }
+    }
+
+    /// One append from the peer's next index on, or a snapshot. False when nothing was sent.
+    fn send_append(
+        &mut self,
+        to: NodeId,
+        peer: &mut Progress,
+        wanted: Wanted,
+        source: &mut dyn Source,
+    ) -> bool {
+        if peer.is_paused() {
+            return false;
+        }
+        let prev_index = peer.next.prev();
+        let Some(prev_term) = self.log.term(prev_index) else {
+            return self.send_snapshot(to, peer, source);
+        };
+        let last = self.last_for(to);
+        let mut blocks = Vec::new();
+        if peer.next <= last && !peer.is_full(self.limits.window) {
+            let bytes = self.limits.append_bytes;
+            match self.log.blocks(peer.next, last, bytes, source) {
+                Ok(found) => blocks = found,
+                Err(error) => {
+                    tracing::error!(group = %self.id, %to, %error, "cannot read entries to send");
+                    return false;
+                }
+            }
+        }
+        if blocks.is_empty() && wanted < Wanted::Append {
+            return false;
+        }
+        if self.configuration.witnesses.contains(&to) {
+            blocks = blocks.iter().map(Block::headers_only).collect();
+        }
+        let bytes = blocks.iter().map(|b| b.bytes().len()).sum();
+        let commit = self.log.commit();
+        let last = blocks.last().map(Block::last);
+        peer.on_sent(last, bytes, commit, self.limits.window);
+        self.send(
+            to,
+            Message::AppendEntries {
+                prev_index,
+                prev_term,
+                commit,
+                blocks,
+            },
+        );
+        true
+    }
+
+    /// The peer lacks entries that are compacted. One that is silent gets nothing: a snapshot is
+    /// too much to be sent into the void.
+    fn send_snapshot(&mut self, to: NodeId, peer: &mut Progress, source: &mut dyn Source) -> bool {
+        if !peer.recent_active {
+            return false;
+        }
+        let Some(snapshot) = source.snapshot() else {
+            tracing::debug!(group = %self.id, %to, "the peer needs a snapshot, there is none yet");
+            return false;
+        };
+        peer.become_snapshot(snapshot.index);
+        self.send(to, Message::InstallSnapshot { snapshot });
+        true
+    }
+
+    /// The snapshot's files have reached the peer, or have not.
+    pub(super) fn on_snapshot_sent(&mut self, to: NodeId, outcome: SnapshotOutcome) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        if let Some(peer) = leader.peers.get_mut(&to) {
+            peer.on_snapshot_ended(outcome);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Starting new groups.
+
+use super::{BootstrapReply, Shard};
+use crate::error::BootstrapError;
+use crate::raft::membership::Membership;
+use crate::traits::{GroupWrite, StoredGroup};
+use crate::types::{GroupId, HardState, Index, Term};
+
+impl<P, R> Shard<P, R> {
+    pub(super) fn on_bootstrap(
+        &mut self,
+        group: GroupId,
+        membership: Membership,
+        reply: BootstrapReply,
+    ) {
+        if let Err(error) = self.check_bootstrap(group, &membership) {
+            self.out.bootstraps.push((reply, Err(error)));
+            return;
+        }
+        if self.groups.contains_key(&group) {
+            // The same call again: it holds once all that was written so far is durable.
+            self.repeated.push(reply);
+            return;
+        }
+        let meta = membership.encode();
+        let stored = StoredGroup {
+            group,
+            meta: meta.clone(),
+            hard_state: HardState::default(),
+            compacted: (Index::ZERO, Term::ZERO),
+            terms: Vec::new(),
+        };
+        self.insert(&stored, membership, Index::ZERO);
+        let write = GroupWrite {
+            meta: Some(meta),
+            ..GroupWrite::new(group)
+        };
+        self.created.push((write, reply));
+    }
+
+    fn check_bootstrap(
+        &self,
+        group: GroupId,
+        membership: &Membership,
+    ) -> Result<(), BootstrapError> {
+        if let Some(error) = &self.fenced {
+            return Err(BootstrapError::Fenced(error.clone()));
+        }
+        membership.check()?;
+        if !membership.members.contains_key(&self.config.node) {
+            return Err(BootstrapError::NotAMember);
+        }
+        match self.groups.get(&group) {
+            Some(replica) if replica.raft.membership().members != membership.members => {
+                Err(BootstrapError::Exists(group))
+            }
+            None if !self.log.has_room() => Err(BootstrapError::DiskFull),
+            Some(_) | None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What goes into a shard's turn and what comes out.
+
+use crate::block::Block;
+use crate::error::{BootstrapError, ChangeMembershipError, ProposeError, ReadError};
+use crate::events::GroupEvent;
+use crate::raft::RoleName;
+use crate::raft::conf_change::ConfChange;
+use crate::raft::membership::{MemberRole, Membership};
+use crate::raft::message::Envelope;
+use crate::traits::{LogError, WriteBatch};
+use crate::types::{GroupId, Index, NodeId, Term};
+
+/// Answers a bootstrap.
+pub type BootstrapReply = Box<dyn FnOnce(Result<(), BootstrapError>) + Send>;
+/// Answers a change of the membership.
+pub type MembershipReply = Box<dyn FnOnce(Result<Membership, ChangeMembershipError>) + Send>;
+/// Answers a question for the state of groups.
+pub type StatusReply = Box<dyn FnOnce(Vec<GroupStatus>) + Send>;
+
+/// What may happen to a shard.
+pub enum ShardInput<P, R> {
+    /// One tick passed for all groups.
+    Tick,
+    /// Messages of peers, for groups of this shard.
+    Messages(Vec<Envelope>),
+    /// A client proposes.
+    Propose(GroupId, bytes::Bytes, P),
+    /// A client reads.
+    Read(GroupId, R),
+    /// All batches up to this ticket are durable.
+    Durable(u64),
+    /// The apply stage is done up to these indexes.
+    Applied(Vec<(GroupId, Index)>),
+    /// A node is gone.
+    PeerDown(NodeId),
+    /// Start a group with these members.
+    Bootstrap(GroupId, Membership, BootstrapReply),
+    /// Somebody here wants another membership.
+    ChangeMembership(GroupId, ConfChange, MembershipReply),
+    /// Hand leadership of a group over to this voter.
+    TransferLeadership(GroupId, NodeId),
+    /// Entries of a group up to this index are not needed any more.
+    Compact(GroupId, Index),
+    /// Tell the state of these groups; of all if empty.
+    Status(Vec<GroupId>, StatusReply),
+    /// The log or the state machine failed: stop serving, for good.
+    Fence(LogError),
+}
+
+/// Work of the apply stage, in order.
+#[derive(Debug)]
+pub enum ApplyTask<P> {
+    /// Who waits for the output of an entry.
+    Await(GroupId, Index, Term, P),
+    /// Committed and durable entries.
+    Apply(GroupId, Vec<Block>),
+}
+
+/// Everything one turn asks for, in the order in which it is to be done.
+#[must_use = "dropped effects are lost writes and lost messages"]
+pub struct TurnEffects<P, R> {
+    /// For the log.
+    pub write: Option<WriteBatch>,
+    /// For the transport.
+    pub send: Vec<Envelope>,
+    /// For the apply stage.
+    pub apply: Vec<ApplyTask<P>>,
+    /// Proposals that have no result.
+    pub refused: Vec<(P, ProposeError)>,
+    /// Reads that may be served now, or not at all.
+    pub reads: Vec<(R, Result<Index, ReadError>)>,
+    /// What happened, for watchers.
+    pub events: Vec<GroupEvent>,
+    /// Groups started or refused.
+    pub bootstraps: Vec<(BootstrapReply, Result<(), BootstrapError>)>,
+    /// What became of changes of the membership.
+    pub membership_replies: Vec<(MembershipReply, Result<Membership, ChangeMembershipError>)>,
+    /// There is work left that waits for no input: call the next turn at once.
+    pub wants_turn: bool,
+}
+
+impl<P, R> Default for TurnEffects<P, R> {
+    fn default() -> Self {
+        Self {
+            write: None,
+            send: Vec::new(),
+            apply: Vec::new(),
+            refused: Vec::new(),
+            reads: Vec::new(),
+            events: Vec::new(),
+            bootstraps: Vec::new(),
+            membership_replies: Vec::new(),
+            wants_turn: false,
+        }
+    }
+}
+
+/// The state of one group on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// Which.
+    pub group: GroupId,
+    /// What the replica is.
+    pub role: RoleName,
+    /// Its role in the membership; `None` if it is no member.
+    pub member_role: Option<MemberRole>,
+    /// Its term.
+    pub term: Term,
+    /// The leader it knows.
+    pub leader: Option<NodeId>,
+    /// Committed up to.
+    pub commit: Index,
+    /// Applied up to.
+    pub applied: Index,
+    /// First index in the log.
+    pub first: Index,
+    /// Last index in the log.
+    pub last: Index,
+    /// Everyone in it.
+    pub membership: Membership,
+}
