@@ -101,6 +101,8 @@ pub struct Shard<P, R> {
     repeated: Vec<BootstrapReply>,
     /// Memberships that changed in this turn.
     memberships: BTreeMap<GroupId, bytes::Bytes>,
+    /// Empty writes of the last turn with nothing before them on its way to the disk.
+    settled: Vec<(GroupId, u64)>,
     fenced: Option<LogError>,
     out: TurnEffects<P, R>,
 }
@@ -121,6 +123,7 @@ impl<P, R> Shard<P, R> {
             created: Vec::new(),
             repeated: Vec::new(),
             memberships: BTreeMap::new(),
+            settled: Vec::new(),
             fenced: None,
             out: TurnEffects::default(),
         }
@@ -157,6 +160,9 @@ impl<P, R> Shard<P, R> {
 
     /// One round: all of `inbox` in, everything that follows out.
     pub fn turn(&mut self, inbox: impl IntoIterator<Item = ShardInput<P, R>>) -> TurnEffects<P, R> {
+        for (group, number) in std::mem::take(&mut self.settled) {
+            self.step(group, Input::Durable(number));
+        }
         self.change_memberships();
         for input in inbox {
             self.on_input(input);
@@ -325,7 +331,9 @@ impl<P, R> Shard<P, R> {
             };
             if let Some((number, write)) = effects.write.take() {
                 batch.writes.push((group, number));
-                merge(&mut writes, with_meta, write);
+                if !write.is_empty() {
+                    merge(&mut writes, with_meta, write);
+                }
             }
             batch.messages.append(&mut effects.send_when_durable);
             self.on_effects(group, effects);
@@ -357,9 +365,12 @@ impl<P, R> Shard<P, R> {
                 writes,
             });
         } else if let Some(newest) = self.in_flight.back_mut() {
+            newest.writes.append(&mut batch.writes);
             newest.messages.append(&mut batch.messages);
             newest.replies.append(&mut batch.replies);
         } else {
+            self.out.wants_turn |= !batch.writes.is_empty();
+            self.settled = batch.writes;
             self.out.send.append(&mut batch.messages);
             let replies = batch.replies.into_iter();
             self.out

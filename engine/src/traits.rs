@@ -47,6 +47,11 @@ impl GroupWrite {
             hard_state: None,
         }
     }
+
+    /// Whether it asks for nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::new(self.group)
+    }
 }
 
 /// What one shard wants durable at the end of one turn.

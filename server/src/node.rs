@@ -225,6 +225,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         .as_nanos()
         .div_ceil(config.heartbeat_period.as_nanos());
     engine.limits.election_ticks = u32::try_from(ticks).unwrap_or(u32::MAX / 4);
+    engine.limits.stuck_disk_ticks = 2 * engine.limits.election_ticks;
     engine
 }
 

@@ -1,1 +1,4 @@
-//! multiraft.
+//! What the tests of multiraft are made of.
+#![forbid(unsafe_code)]
+
+pub mod scenario;

@@ -11,6 +11,18 @@ use crate::types::{Index, NodeId, Term};
 #[derive(Debug, Default)]
 pub struct Candidate {
     votes: BTreeMap<NodeId, bool>,
+    /// Our own vote is tied to a write. Like any other it counts when it is durable; in a pre-vote
+    /// when everything before it is.
+    pub(super) is_own_vote_queued: bool,
+}
+
+/// Our vote for ourselves in a campaign of this term, or in the question before one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OwnVote {
+    /// The question.
+    Pre(Term),
+    /// The campaign.
+    Real(Term),
 }
 
 impl Group {
@@ -48,14 +60,11 @@ impl Group {
     }
 
     fn become_pre_candidate(&mut self) {
-        let mut candidate = Candidate::default();
-        candidate.votes.insert(self.node, true);
-        self.role = Role::PreCandidate(candidate);
+        self.role = Role::PreCandidate(Candidate::default());
         if self.leader.is_some() {
             self.set_leader(None);
         }
         self.ask_for_votes(false);
-        self.count_votes();
     }
 
     /// A new term, and the first vote is our own: it counts once it is durable.
@@ -145,9 +154,8 @@ impl Group {
 
     /// An answer to our question.
     pub(super) fn on_pre_vote_response(&mut self, from: NodeId, granted: bool) {
-        if let Role::PreCandidate(candidate) = &mut self.role {
-            candidate.votes.entry(from).or_insert(granted);
-            self.count_votes();
+        if matches!(self.role, Role::PreCandidate(_)) {
+            self.count_vote(from, granted);
         }
     }
 
@@ -160,20 +168,41 @@ impl Group {
         (last_index, last_term): (Index, Term),
     ) {
         let is_ours = (last_index, last_term) == (self.log.last(), self.log.last_term());
-        if let Role::Candidate(candidate) = &mut self.role
-            && (is_ours || !granted)
-        {
-            candidate.votes.entry(from).or_insert(granted);
-            self.count_votes();
+        if matches!(self.role, Role::Candidate(_)) && (is_ours || !granted) {
+            self.count_vote(from, granted);
         }
     }
 
-    /// Our own vote counts like any other: when it is durable.
-    pub(super) fn on_own_vote_durable(&mut self, term: Term) {
-        if let Role::Candidate(candidate) = &mut self.role
-            && self.hard_state.term == term
-        {
-            candidate.votes.insert(self.node, true);
+    /// Our own vote of this campaign is durable.
+    pub(super) fn on_own_vote_durable(&mut self, own: OwnVote) {
+        let term = self.hard_state.term;
+        let is_this_campaign = match (&self.role, own) {
+            (Role::PreCandidate(_), OwnVote::Pre(asked))
+            | (Role::Candidate(_), OwnVote::Real(asked)) => asked == term,
+            (Role::Follower | Role::Leader(_), _)
+            | (Role::PreCandidate(_), OwnVote::Real(_))
+            | (Role::Candidate(_), OwnVote::Pre(_)) => false, // it ended meanwhile
+        };
+        if is_this_campaign {
+            self.count_vote(self.node, true);
+        }
+    }
+
+    /// The own vote of a campaign that is not tied to a write yet, for the write of this turn.
+    pub(super) fn take_own_vote(&mut self) -> Option<OwnVote> {
+        let term = self.hard_state.term;
+        let (candidate, own) = match &mut self.role {
+            Role::PreCandidate(candidate) => (candidate, OwnVote::Pre(term)),
+            Role::Candidate(candidate) => (candidate, OwnVote::Real(term)),
+            Role::Follower | Role::Leader(_) => return None,
+        };
+        let is_queued = std::mem::replace(&mut candidate.is_own_vote_queued, true);
+        (!is_queued).then_some(own)
+    }
+
+    fn count_vote(&mut self, from: NodeId, granted: bool) {
+        if let Role::PreCandidate(candidate) | Role::Candidate(candidate) = &mut self.role {
+            candidate.votes.entry(from).or_insert(granted);
             self.count_votes();
         }
     }

@@ -161,7 +161,8 @@ pub struct ReadOutcome {
 #[must_use = "dropped effects are lost writes and lost messages"]
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Make durable as one unit, then answer with [`Input::Durable`] and the number.
+    /// Make durable as one unit, then answer with [`Input::Durable`] and the number. An empty write
+    /// only asks for that answer, once every write before it is durable.
     pub write: Option<(u64, GroupWrite)>,
     /// Send at once: what promises nothing about our disk. A [`super::message::Message::InstallSnapshot`]
     /// follows the snapshot's files, and its end is told by [`Input::SnapshotSent`].

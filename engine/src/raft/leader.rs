@@ -116,8 +116,7 @@ impl Group {
                 leader.transferee = None; // it took too long: go on leading (thesis §3.10)
             }
         }
-        // A disk that hangs must not keep a leader alive that can commit nothing by itself.
-        let limit = 2 * self.limits.election_ticks;
+        let limit = self.limits.stuck_disk_ticks;
         if self.pending.front().is_some_and(|w| w.age >= limit) {
             self.become_follower(self.hard_state.term, None);
             return;

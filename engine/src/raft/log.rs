@@ -387,6 +387,22 @@ impl RaftLog {
         self.trim_cache();
     }
 
+    /// Whether [`RaftLog::take_committed`] would give something.
+    pub fn has_committed(&self, max_bytes: usize) -> bool {
+        self.appliable(max_bytes).is_some()
+    }
+
+    /// The last index that may be applied, and for how many bytes the apply stage has room.
+    fn appliable(&self, max_bytes: usize) -> Option<(Index, usize)> {
+        let end = match self.apply_rule {
+            ApplyRule::Durable => self.commit.min(self.durable),
+            ApplyRule::WithWrite => self.commit,
+        };
+        let busy: usize = self.at_apply.iter().map(|part| part.1).sum();
+        let is_open = self.applying < end && busy < max_bytes && self.snapshot.is_none();
+        is_open.then(|| (end, max_bytes - busy))
+    }
+
     /// The next committed blocks to apply, as [`ApplyRule`] allows, while the apply stage has less
     /// than `max_bytes`.
     pub fn take_committed(
@@ -394,15 +410,10 @@ impl RaftLog {
         max_bytes: usize,
         source: &mut dyn Source,
     ) -> Result<Vec<Block>, LogError> {
-        let end = match self.apply_rule {
-            ApplyRule::Durable => self.commit.min(self.durable),
-            ApplyRule::WithWrite => self.commit,
-        };
-        let busy: usize = self.at_apply.iter().map(|part| part.1).sum();
-        if self.applying >= end || busy >= max_bytes || self.snapshot.is_some() {
+        let Some((end, room)) = self.appliable(max_bytes) else {
             return Ok(Vec::new());
-        }
-        let blocks = self.blocks(self.applying.next(), end, max_bytes - busy, source)?;
+        };
+        let blocks = self.blocks(self.applying.next(), end, room, source)?;
         let Some(last) = blocks.last().map(Block::last) else {
             return Ok(Vec::new());
         };

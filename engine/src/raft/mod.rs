@@ -30,8 +30,8 @@ use std::collections::VecDeque;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use self::candidate::Candidate;
-use self::effects::{Effects, Input, ReadOutcome, Refusal, Source};
+use self::candidate::{Candidate, OwnVote};
+use self::effects::{Effects, Input, ProposalOutcome, ReadOutcome, Refusal, Source};
 use self::leader::Leader;
 use self::log::{ApplyRule, RaftLog};
 use self::membership::{Configuration, Membership};
@@ -49,6 +49,9 @@ pub struct Limits {
     pub election_ticks: u32,
     /// Ticks between a leader's heartbeats.
     pub heartbeat_ticks: u32,
+    /// Ticks after which a leader steps down whose oldest write is still not durable: a disk that
+    /// hangs must not keep one alive that can promise nothing. A slow sync must not end it either.
+    pub stuck_disk_ticks: u32,
     /// Ask before campaigning (thesis §9.6).
     pub pre_vote: bool,
     /// A leader without a live quorum steps down; a follower with a live leader votes for nobody
@@ -85,6 +88,7 @@ impl Default for Limits {
         Self {
             election_ticks: 10,
             heartbeat_ticks: 1,
+            stuck_disk_ticks: 20,
             pre_vote: true,
             check_quorum: true,
             window: Window {
@@ -141,8 +145,8 @@ struct PendingWrite {
     /// The log's end after this write; lowered when a conflict cuts entries of it, so that its
     /// completion never speaks for entries that came later at the same indexes.
     last: Index,
-    /// The term in which it holds our vote for ourselves.
-    own_vote: Option<Term>,
+    /// Our vote for ourselves counts with it.
+    own_vote: Option<OwnVote>,
     /// Ticks since it was handed out.
     age: u32,
 }
@@ -209,7 +213,12 @@ impl Group {
             first_candidate,
             write_number: 0,
             pending: VecDeque::new(),
-            age: 0,
+            // Who was in no term yet has promised nothing that it could have forgotten.
+            age: if stored.hard_state.term == Term::ZERO {
+                limits.election_ticks
+            } else {
+                0
+            },
             effects: Effects::default(),
         };
         group.reset_election_timer();
@@ -256,6 +265,39 @@ impl Group {
             }
         }
         std::mem::take(&mut self.effects)
+    }
+
+    /// Whether [`Group::take_effects`] would ask for something, [`Group::send_appends`] having been
+    /// called.
+    pub fn has_effects(&self) -> bool {
+        let state = HardState {
+            commit: self.written.commit,
+            ..self.hard_state
+        };
+        let is_own_vote_due = match &self.role {
+            Role::PreCandidate(candidate) | Role::Candidate(candidate) => {
+                !candidate.is_own_vote_queued
+            }
+            Role::Follower | Role::Leader(_) => false,
+        };
+        is_own_vote_due
+            || !self.effects.is_empty()
+            || state != self.written
+            || self.log.has_unwritten()
+            || self.log.has_committed(self.limits.apply_bytes)
+    }
+
+    /// What became of proposals in the last steps, ahead of the other effects.
+    pub fn take_outcomes(&mut self) -> Vec<ProposalOutcome> {
+        std::mem::take(&mut self.effects.proposals)
+    }
+
+    /// Term, vote and commit index, durable or not.
+    pub fn hard_state(&self) -> HardState {
+        HardState {
+            commit: self.log.commit(),
+            ..self.hard_state
+        }
     }
 
     /// The newest term seen.
@@ -502,7 +544,7 @@ impl Group {
         match message {
             Message::AppendEntries { .. } | Message::Heartbeat { .. } => {
                 if self.limits.check_quorum || self.limits.pre_vote {
-                    self.promise(from, Message::HeartbeatResponse { read_round: 0 });
+                    self.accept_up_to(from, Index::ZERO); // only its term matters
                 }
             }
             Message::PreVote(_) => self.send(from, Message::PreVoteResponse { granted: false }),
@@ -576,8 +618,8 @@ impl Group {
         while self.pending.front().is_some_and(|w| w.number <= number) {
             let write = self.pending.pop_front().expect("looked at");
             self.log.on_durable(write.last);
-            if let Some(term) = write.own_vote {
-                self.on_own_vote_durable(term);
+            if let Some(own) = write.own_vote {
+                self.on_own_vote_durable(own);
             }
         }
         self.want_durable_for_witnesses();
@@ -618,7 +660,8 @@ impl Group {
             commit: self.written.commit,
             ..self.hard_state
         };
-        if !self.log.has_unwritten() && promise_state == self.written {
+        let own_vote = self.take_own_vote();
+        if !self.log.has_unwritten() && promise_state == self.written && own_vote.is_none() {
             return;
         }
         let mut write = GroupWrite::new(self.id);
@@ -628,11 +671,10 @@ impl Group {
             self.written = self.hard_state;
         }
         self.write_number += 1;
-        let is_candidate = matches!(self.role, Role::Candidate(_));
         self.pending.push_back(PendingWrite {
             number: self.write_number,
             last: self.log.last(),
-            own_vote: is_candidate.then_some(self.hard_state.term),
+            own_vote,
             age: 0,
         });
         self.effects.write = Some((self.write_number, write));
