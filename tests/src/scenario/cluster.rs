@@ -55,7 +55,6 @@ pub struct Partition {
 }
 
 /// See the module's documentation.
-#[derive(Default)]
 pub struct Cluster {
     /// By id, of the group in view.
     pub nodes: BTreeMap<NodeId, Node>,
@@ -73,6 +72,22 @@ pub struct Cluster {
     pub next_request: u64,
     /// The contexts of reads, by number.
     pub reads: BTreeMap<u64, String>,
+}
+
+impl Default for Cluster {
+    /// No nodes; group 1 is in view.
+    fn default() -> Self {
+        Self {
+            nodes: BTreeMap::new(),
+            messages: VecDeque::new(),
+            partition: Partition::default(),
+            others: BTreeMap::new(),
+            group: 1,
+            text: Vec::new(),
+            next_request: 0,
+            reads: BTreeMap::new(),
+        }
+    }
 }
 
 impl Cluster {
