@@ -191,9 +191,9 @@ mod tests {
         assert_eq!(first.values("index").collect::<Vec<_>>(), ["5"]);
         assert_eq!(first.expected, "ok\n");
         let second = &commands[1];
-        assert_eq!((second.line, second.input.as_str()), (9, "v1 l2\n"));
+        assert_eq!((second.line, second.input.as_str()), (8, "v1 l2\n"));
         assert_eq!(second.expected, "a\n\nb\n");
-        assert_eq!((commands[2].line, commands.len()), (19, 3));
+        assert_eq!((commands[2].line, commands.len()), (18, 3));
     }
 
     #[test]
