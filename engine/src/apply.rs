@@ -29,6 +29,8 @@ pub struct Applier<M, P> {
     machine: Arc<M>,
     /// Per group, by index: the term in which the proposal was appended there.
     waiting: BTreeMap<GroupId, VecDeque<(Index, Term, P)>>,
+    /// What went into the machine since the start.
+    applied: BTreeMap<GroupId, Index>,
 }
 
 impl<M: StateMachine, P> Applier<M, P> {
@@ -37,6 +39,7 @@ impl<M: StateMachine, P> Applier<M, P> {
         Self {
             machine,
             waiting: BTreeMap::new(),
+            applied: BTreeMap::new(),
         }
     }
 
@@ -63,6 +66,7 @@ impl<M: StateMachine, P> Applier<M, P> {
             let outputs = self.machine.apply(&entries)?;
             assert_eq!(outputs.len(), entries.len(), "one output for each entry");
             for ((group, entry), output) in entries.iter().zip(outputs) {
+                self.applied.insert(*group, entry.index);
                 self.complete(*group, entry, output, &mut completions);
             }
         }
@@ -74,7 +78,9 @@ impl<M: StateMachine, P> Applier<M, P> {
     }
 
     /// Waiters come in index order, but a new leader may reuse an index. Those at or above it are
-    /// given up as unknown: a third leader could still commit the older entries.
+    /// given up as unknown: a third leader could still commit the older entries. So is one whose
+    /// index is applied already, because the leader's word was slower than the entry: in a quiet
+    /// group nothing would ever come to complete it.
     fn add_waiter(
         &mut self,
         group: GroupId,
@@ -84,8 +90,12 @@ impl<M: StateMachine, P> Applier<M, P> {
     ) -> impl Iterator<Item = P> + use<M, P> {
         let queue = self.waiting.entry(group).or_default();
         let keep = queue.partition_point(|w| w.0 < index);
-        let given_up: Vec<P> = queue.drain(keep..).map(|w| w.2).collect();
-        queue.push_back((index, term, waiter));
+        let mut given_up: Vec<P> = queue.drain(keep..).map(|w| w.2).collect();
+        if self.applied.get(&group).is_some_and(|&applied| index <= applied) {
+            given_up.push(waiter);
+        } else {
+            queue.push_back((index, term, waiter));
+        }
         given_up.into_iter()
     }
 
@@ -105,7 +115,7 @@ impl<M: StateMachine, P> Applier<M, P> {
                 break;
             };
             let result = if index < entry.index {
-                Err(ProposeError::Unknown) // the leader's word came after the entry was applied
+                Err(ProposeError::Unknown) // its entry was cut, and another one skipped
             } else if term == entry.term {
                 output.take().ok_or(ProposeError::Unknown)
             } else {

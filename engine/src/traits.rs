@@ -163,8 +163,8 @@ impl std::fmt::Display for PeerAddress {
 
 /// The way to the other nodes.
 pub trait Transport: Send + Sync + 'static {
-    /// Queues messages; never blocks. Messages to one peer keep their order; a full queue, an
-    /// unknown peer or a broken connection drops them, which Raft mends.
+    /// Queues messages; never blocks. Messages to one peer keep their order, and none arrives twice;
+    /// a full queue, an unknown peer or a broken connection drops them, which Raft mends.
     fn send(&self, envelopes: Vec<Envelope>);
 
     /// Learns or changes a peer's address; connects in the background.

@@ -35,6 +35,8 @@ mod options;
 mod recover;
 mod reserve;
 mod segment;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -149,6 +151,14 @@ impl LogDb {
     /// What the log counts.
     pub fn metrics(&self) -> Metrics {
         self.shared.metrics.clone()
+    }
+
+    /// One round of the background's work, files ahead of need: for who turns the writer too.
+    ///
+    /// # Errors
+    /// What the disk says; the log goes on with what it has.
+    pub fn prepare(&self) -> std::io::Result<()> {
+        self.shared.reserve.turn()
     }
 
     /// Writes what is pending, ends the threads and gives the directory up. Later appends are

@@ -9,6 +9,7 @@ use multiraft_server::cli::{Cli, Command, Failure, run_client, start_logging};
 use multiraft_server::{dev, log_tool, serve};
 
 fn main() -> ExitCode {
+    abort_on_panic();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -16,6 +17,16 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// A broken invariant ends the whole process: all groups share memory and log, and a thread that is
+/// missing would be silence where peers and clients wait.
+fn abort_on_panic() {
+    let show = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        show(panic);
+        std::process::abort();
+    }));
 }
 
 fn run(command: Command) -> Result<(), Failure> {

@@ -1,4 +1,6 @@
 //! What the tests of multiraft are made of.
 #![forbid(unsafe_code)]
 
+pub mod linearize;
 pub mod scenario;
+pub mod sim;

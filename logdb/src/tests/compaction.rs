@@ -6,8 +6,8 @@ use bytes::Bytes;
 use multiraft_engine::traits::{GroupWrite, Log};
 use multiraft_engine::types::{GroupId, Index};
 
-use super::sim_disk::SimDisk;
 use super::{batch, block, contents, drain, entries, hard_state, open, payloads};
+use crate::sim::SimDisk;
 use crate::{LogDb, SPACE_SEGMENTS, Writer};
 
 /// A busy group that keeps its newest entry only.
@@ -20,7 +20,7 @@ fn churn(log: &Arc<LogDb>, writer: &mut Writer, rounds: std::ops::Range<u64>) {
         };
         log.append(batch(index, vec![write])).unwrap();
         drain(writer);
-        log.shared.reserve.turn().unwrap();
+        log.prepare().unwrap();
     }
 }
 
@@ -96,7 +96,7 @@ fn a_removed_group_frees_its_segments_and_stays_removed() {
     };
     log.append(batch(60, vec![remove])).unwrap();
     drain(&mut writer);
-    log.shared.reserve.turn().unwrap();
+    log.prepare().unwrap();
     assert!(before > 8 && segments(&disk) <= 5, "{:?}", disk.names());
     drop((log, writer));
     disk.crash(2);

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use multiraft_engine::traits::{GroupWrite, Log};
 use multiraft_engine::types::{GroupId, Index};
 
-use super::sim_disk::SimDisk;
 use super::{Seen, batch, block, contents, drain, entries, hard_state, open, payloads};
+use crate::sim::SimDisk;
 use crate::{Error, LogDb, Turn, Writer};
 
 const FIRST: &str = "0000000000000001.seg";
@@ -148,7 +148,7 @@ fn run(disk: &Arc<SimDisk>, steps: u64) -> u64 {
 fn turn(log: &LogDb, writer: &mut Writer) {
     while writer.turn() == Turn::Worked {}
     // Power may fail in the background too; the writer then finds out by itself.
-    if log.shared.reserve.turn().is_err() {
+    if log.prepare().is_err() {
         assert_ne!(writer.turn(), Turn::Worked);
     }
 }

@@ -5,7 +5,6 @@ mod compaction;
 mod crash;
 mod directory;
 mod format;
-mod sim_disk;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use multiraft_engine::traits::{GroupWrite, Log, LogError, LogObserver, WriteBatc
 use multiraft_engine::types::{GroupId, HardState, Index, NodeId, Term};
 use parking_lot::Mutex;
 
-use self::sim_disk::SimDisk;
+use crate::sim::SimDisk;
 use crate::{Error, Identity, LogDb, Options, Turn, Writer};
 
 const INCARNATION: u64 = 0x1234_5678;
@@ -239,7 +238,7 @@ fn a_full_disk_keeps_the_batch_and_room_comes_back() {
 fn a_block_larger_than_a_segment_gets_a_segment_of_its_own() {
     let disk = SimDisk::new();
     let (log, mut writer) = open(&disk).unwrap();
-    log.shared.reserve.turn().unwrap(); // a prepared one that is too small
+    log.prepare().unwrap(); // a prepared one that is too small
     let large = vec![7; 200 << 10];
     log.append(batch(1, vec![entries(1, vec![block(1, 1, &[&large])])]))
         .unwrap();

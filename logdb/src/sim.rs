@@ -1,4 +1,10 @@
-//! A disk in memory: writes are volatile and torn by sector, names by directory, syncs can fail.
+//! A disk in memory, for tests and simulation: writes are volatile and torn by sector, names by
+//! directory, syncs can fail, space can end. A process that crashes keeps what the disk has.
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "a wrong use of it is a broken test"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,7 +14,7 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile};
 
 const SECTOR: usize = 512;
 
@@ -42,8 +48,9 @@ impl Disks {
     }
 }
 
+/// See the module's documentation.
 #[derive(Default)]
-pub(super) struct SimDisk(Arc<Mutex<Disks>>);
+pub struct SimDisk(Arc<Mutex<Disks>>);
 
 struct SimFile {
     disk: Arc<Mutex<Disks>>,
@@ -51,45 +58,53 @@ struct SimFile {
 }
 
 impl SimDisk {
-    pub(super) fn new() -> Arc<Self> {
+    /// An empty disk of 1 GiB.
+    pub fn new() -> Arc<Self> {
         let disk = Self::default();
         disk.0.lock().free_bytes = 1 << 30;
         Arc::new(disk)
     }
 
-    pub(super) fn operations(&self) -> u64 {
+    /// Writes, syncs and changes of names so far.
+    pub fn operations(&self) -> u64 {
         self.0.lock().operations
     }
 
-    pub(super) fn fail_from(&self, operation: u64) {
+    /// Power fails at this operation and stays off until [`SimDisk::crash`].
+    pub fn fail_from(&self, operation: u64) {
         self.0.lock().fail_from = Some(operation);
     }
 
-    pub(super) fn fail_next_sync(&self) {
+    /// The next sync of a file fails, and what it should have kept is lost.
+    pub fn fail_next_sync(&self) {
         self.0.lock().fail_next_sync = true;
     }
 
-    pub(super) fn set_free_bytes(&self, bytes: u64) {
+    /// New files fit up to this size.
+    pub fn set_free_bytes(&self, bytes: u64) {
         self.0.lock().free_bytes = bytes;
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    /// The names of all files.
+    pub fn names(&self) -> Vec<String> {
         self.0.lock().names.keys().cloned().collect()
     }
 
     /// A byte rots, on the platter and in the cache.
-    pub(super) fn flip(&self, name: &str, at: usize) {
+    pub fn flip(&self, name: &str, at: usize) {
         let inode = Arc::clone(&self.0.lock().names[name]);
         let mut inode = inode.lock();
         inode.durable[at] ^= 0x40;
         inode.cached[at] ^= 0x40;
     }
 
-    pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
+    /// What a file durably holds.
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
         self.0.lock().names[name].lock().durable.clone()
     }
 
-    pub(super) fn set_bytes(&self, name: &str, bytes: &[u8]) {
+    /// Replaces what a file holds.
+    pub fn set_bytes(&self, name: &str, bytes: &[u8]) {
         let inode = Arc::clone(&self.0.lock().names[name]);
         let mut inode = inode.lock();
         inode.durable = bytes.to_vec();
@@ -97,7 +112,7 @@ impl SimDisk {
     }
 
     /// Power fails and comes back: unsynced sectors are all kept, or each is kept, lost or garbage.
-    pub(super) fn crash(&self, seed: u64) {
+    pub fn crash(&self, seed: u64) {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut disk = self.0.lock();
         disk.fail_from = None;
@@ -121,7 +136,10 @@ impl SimDisk {
                     _ => {}
                 }
             }
-            inode.cached = inode.durable.clone();
+            let Inode {
+                durable, cached, ..
+            } = &mut *inode;
+            cached.clone_from(durable);
         }
     }
 }
@@ -237,7 +255,10 @@ impl DiskFile for SimFile {
     fn drop_cache(&self) -> io::Result<()> {
         let mut inode = self.inode.lock();
         assert!(inode.dirty.is_empty(), "synced before");
-        inode.cached = inode.durable.clone();
+        let Inode {
+            durable, cached, ..
+        } = &mut *inode;
+        cached.clone_from(durable);
         Ok(())
     }
 }

@@ -1,0 +1,265 @@
+//! One simulated process: real shards over the real log on a simulated disk.
+
+use std::sync::Arc;
+
+use multiraft_engine::apply::Applier;
+use multiraft_engine::config::Config;
+use multiraft_engine::raft::Limits;
+use multiraft_engine::raft::membership::Membership;
+use multiraft_engine::raft::progress::Window;
+use multiraft_engine::shard::{ApplyTask, Shard, ShardInput};
+use multiraft_engine::state_machine::StateMachine;
+use multiraft_engine::traits::{Log, LogError, LogObserver, StoredGroup};
+use multiraft_engine::types::{GroupId, NodeId};
+use multiraft_logdb::sim::SimDisk;
+use multiraft_logdb::{Error, Identity, LogDb, Options, Turn, Writer};
+use parking_lot::Mutex;
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use super::client::OpId;
+use super::machine::Machine;
+
+/// What goes into a shard here.
+pub type Input = ShardInput<OpId, OpId>;
+/// What a shard asks of the apply stage here.
+pub type Task = ApplyTask<OpId>;
+
+/// Peers' messages that wait at most; more are dropped.
+const INBOX_MESSAGES: usize = 5_000;
+
+/// What the log tells, until the next round takes it.
+#[derive(Default)]
+pub struct Marks {
+    durable: Mutex<Vec<(u32, u64)>>,
+    fenced: Mutex<Option<LogError>>,
+}
+
+impl LogObserver for Marks {
+    fn on_durable(&self, shard: u32, ticket: u64) {
+        self.durable.lock().push((shard, ticket));
+    }
+
+    fn on_fenced(&self, error: &LogError) {
+        *self.fenced.lock() = Some(error.clone());
+    }
+}
+
+impl Marks {
+    /// Durable batches since the last time.
+    pub fn take_durable(&self) -> Vec<(u32, u64)> {
+        std::mem::take(&mut self.durable.lock())
+    }
+
+    /// Whether the log was fenced since the last time.
+    pub fn take_fenced(&self) -> Option<LogError> {
+        self.fenced.lock().take()
+    }
+}
+
+/// A process that runs.
+pub struct Process {
+    /// Its log.
+    pub log: Arc<LogDb>,
+    /// The log's writer, turned by hand.
+    pub writer: Writer,
+    /// What the log tells.
+    pub marks: Arc<Marks>,
+    /// Its shards.
+    pub shards: Vec<Shard<OpId, OpId>>,
+    /// What waits for each.
+    pub inboxes: Vec<Vec<Input>>,
+    /// Peers' messages among that.
+    pub waiting_messages: usize,
+    /// The apply stage of each.
+    pub appliers: Vec<Applier<Machine, OpId>>,
+    /// What waits for each.
+    pub tasks: Vec<Vec<Task>>,
+    /// Its log failed: only a new start helps.
+    pub is_fenced: bool,
+}
+
+/// A node, whether its process runs or not.
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// What survives.
+    pub disk: Arc<SimDisk>,
+    /// What survives in part.
+    pub machine: Arc<Machine>,
+    /// `None`: down.
+    pub process: Option<Process>,
+    /// When it starts again.
+    pub restart_at: u64,
+    /// It does nothing until then.
+    pub paused_until: u64,
+    /// Its disk does nothing until then.
+    pub stuck_until: u64,
+    /// Its disk has no room until then.
+    pub full_until: u64,
+    /// Its clock's rate in thousandths, and what has added up.
+    pub clock: (u32, u32),
+    /// Its timing and limits.
+    pub config: Config,
+    shards: u32,
+}
+
+impl Node {
+    /// A node with an empty disk that has not started.
+    pub fn new(id: NodeId, rng: &mut SmallRng, limits: Limits) -> Self {
+        let shards = rng.random_range(1..=3);
+        let mut config = Config::new(id);
+        config.shards = shards;
+        config.limits = limits;
+        config.forward_ticks = 40;
+        Self {
+            id,
+            disk: SimDisk::new(),
+            machine: Arc::default(),
+            process: None,
+            restart_at: 0,
+            paused_until: 0,
+            stuck_until: 0,
+            full_until: 0,
+            clock: (1000, 0),
+            config,
+            shards,
+        }
+    }
+
+    /// Starts the process on what the disk holds; gives what the log found. `None`: the disk failed,
+    /// and whoever operates the node tries again.
+    pub fn start(&mut self, seed: u64) -> Option<Vec<StoredGroup>> {
+        let identity = Identity {
+            cluster_id: 1,
+            node: self.id,
+        };
+        let options = Options {
+            segment_bytes: 256 << 10,
+            batch_bytes: 16 << 10,
+            cache_bytes: 4 << 10,
+            min_free_bytes: 1,
+            ..Options::new("", identity)
+        };
+        let disk = Arc::<SimDisk>::clone(&self.disk);
+        let (log, writer) = match LogDb::open_on(disk, u64::from(self.id.get()), options) {
+            Ok(opened) => opened,
+            Err(Error::Io { .. }) => return None,
+            Err(error) => panic!("node {} does not start again: {error}", self.id),
+        };
+        let marks = Arc::new(Marks::default());
+        log.set_observer(Arc::<Marks>::clone(&marks));
+        let new_shard = |id: u32| {
+            let log: Arc<dyn Log> = log.clone();
+            Shard::new(id, self.config.clone(), log, seed ^ (u64::from(id) << 50))
+        };
+        let mut shards: Vec<_> = (0..self.shards).map(new_shard).collect();
+        let stored = log.take_stored_groups();
+        for group in &stored {
+            let membership = Membership::decode(&group.meta).expect("as it was encoded");
+            let Ok(applied) = self.machine.applied(group.group);
+            let last = group.terms.last().map_or(group.compacted.0, |run| run.1);
+            assert!(
+                applied <= last,
+                "node {}: group {} has applied {applied}, its log ends at {last}",
+                self.id,
+                group.group
+            );
+            let shard = group.group.0 % self.shards;
+            shards[shard as usize].restore(group, membership, applied);
+        }
+        let count = shards.len();
+        self.process = Some(Process {
+            log,
+            writer,
+            marks,
+            shards,
+            inboxes: (0..count).map(|_| Vec::new()).collect(),
+            waiting_messages: 0,
+            appliers: (0..count)
+                .map(|_| Applier::new(Arc::clone(&self.machine)))
+                .collect(),
+            tasks: (0..count).map(|_| Vec::new()).collect(),
+            is_fenced: false,
+        });
+        Some(stored)
+    }
+
+    /// Whether it can do something at `tick`.
+    pub fn is_awake(&self, tick: u64) -> bool {
+        self.process.is_some() && tick >= self.paused_until
+    }
+
+    /// Puts something into the inbox of a group's shard.
+    pub fn push(&mut self, group: GroupId, input: Input) {
+        if let Some(process) = &mut self.process {
+            let shard = group.0 as usize % process.shards.len();
+            process.inboxes[shard].push(input);
+        }
+    }
+
+    /// Puts something into every inbox.
+    pub fn push_all(&mut self, input: impl Fn() -> Input) {
+        if let Some(process) = &mut self.process {
+            for inbox in &mut process.inboxes {
+                inbox.push(input());
+            }
+        }
+    }
+
+    /// A frame has arrived; dropped if too much waits.
+    pub fn receive(&mut self, envelopes: Vec<multiraft_engine::raft::message::Envelope>) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        if process.waiting_messages + envelopes.len() > INBOX_MESSAGES {
+            return;
+        }
+        process.waiting_messages += envelopes.len();
+        for envelope in envelopes {
+            let shard = envelope.group.0 as usize % process.shards.len();
+            process.inboxes[shard].push(ShardInput::Messages(vec![envelope]));
+        }
+    }
+
+    /// One turn of the log's writer, and what it tells.
+    pub fn turn_writer(&mut self) -> Vec<(u32, u64)> {
+        let Some(process) = &mut self.process else {
+            return Vec::new();
+        };
+        let turn = process.writer.turn();
+        if let Some(error) = process.marks.take_fenced() {
+            assert!(turn == Turn::Fenced, "fenced in secret");
+            process.is_fenced = true;
+            self.push_all(|| ShardInput::Fence(error.clone()));
+            return Vec::new();
+        }
+        let durable = process.marks.take_durable();
+        assert!(
+            durable.is_empty() || !process.is_fenced,
+            "acknowledged after a failed sync"
+        );
+        for &(shard, ticket) in &durable {
+            process.inboxes[shard as usize].push(ShardInput::Durable(ticket));
+        }
+        durable
+    }
+}
+
+/// The limits of a run: small, so that every limit is reached.
+pub fn limits(rng: &mut SmallRng) -> Limits {
+    let careful = rng.random_bool(0.8);
+    Limits {
+        pre_vote: careful || rng.random(),
+        check_quorum: careful || rng.random(),
+        window: Window {
+            messages: rng.random_range(1..8),
+            bytes: 4 << 10,
+        },
+        append_bytes: 600,
+        uncommitted_bytes: 2 << 10,
+        cache_bytes: 400,
+        apply_bytes: 800,
+        ..Limits::default()
+    }
+}
