@@ -89,7 +89,7 @@ pub enum ChangeError {
     NotJoint,
     #[error("a group without voters cannot become joint")]
     NothingToLeave,
-    #[error("no voter would be left")]
+    #[error("no voter with data would be left")]
     NoVoter,
     #[error("more than one voter would change at once without a joint configuration")]
     TooManyVoters,
@@ -278,7 +278,8 @@ impl Membership {
             };
             self.set_role(step.node(), role, change)?;
         }
-        if !self.members.values().any(|m| m.role.votes()) {
+        // A group whose only voters are witnesses has a quorum that nobody can lead.
+        if !self.members.values().any(|m| m.role == MemberRole::Voter) {
             return Err(ChangeError::NoVoter);
         }
         match self.members.len() {
