@@ -30,7 +30,7 @@ pub struct Applier<M, P> {
     /// Per group, by index: the term in which the proposal was appended there.
     waiting: BTreeMap<GroupId, VecDeque<(Index, Term, P)>>,
     /// What went into the machine since the start.
-    applied: BTreeMap<GroupId, Index>,
+    applied: BTreeMap<GroupId, (Index, Term)>,
 }
 
 impl<M: StateMachine, P> Applier<M, P> {
@@ -51,8 +51,7 @@ impl<M: StateMachine, P> Applier<M, P> {
         for task in tasks {
             match task {
                 ApplyTask::Await(group, index, term, waiter) => {
-                    let given_up = self.add_waiter(group, index, term, waiter);
-                    completions.extend(given_up.map(|p| (p, Err(ProposeError::Unknown))));
+                    completions.extend(self.add_waiter(group, index, term, waiter));
                 }
                 ApplyTask::Apply(group, blocks) => {
                     if let Some(block) = blocks.last() {
@@ -66,7 +65,7 @@ impl<M: StateMachine, P> Applier<M, P> {
             let outputs = self.machine.apply(&entries)?;
             assert_eq!(outputs.len(), entries.len(), "one output for each entry");
             for ((group, entry), output) in entries.iter().zip(outputs) {
-                self.applied.insert(*group, entry.index);
+                self.applied.insert(*group, (entry.index, entry.term));
                 self.complete(*group, entry, output, &mut completions);
             }
         }
@@ -79,24 +78,29 @@ impl<M: StateMachine, P> Applier<M, P> {
 
     /// Waiters come in index order, but a new leader may reuse an index. Those at or above it are
     /// given up as unknown: a third leader could still commit the older entries. So is one whose
-    /// index is applied already, because the leader's word was slower than the entry: in a quiet
-    /// group nothing would ever come to complete it.
-    fn add_waiter(
+    /// index is applied already, because the leader's word was slower than the entry; and one of an
+    /// older term than what is applied waits in vain. In a quiet group nothing would ever come to
+    /// complete them.
+    fn add_waiter<O>(
         &mut self,
         group: GroupId,
         index: Index,
         term: Term,
         waiter: P,
-    ) -> impl Iterator<Item = P> + use<M, P> {
+    ) -> Vec<Completion<P, O>> {
+        let (last, last_term) = self.applied.get(&group).copied().unwrap_or_default();
+        if index <= last {
+            return vec![(waiter, Err(ProposeError::Unknown))];
+        }
+        if term < last_term {
+            return vec![(waiter, Err(ProposeError::Replaced))];
+        }
         let queue = self.waiting.entry(group).or_default();
         let keep = queue.partition_point(|w| w.0 < index);
-        let mut given_up: Vec<P> = queue.drain(keep..).map(|w| w.2).collect();
-        if self.applied.get(&group).is_some_and(|&applied| index <= applied) {
-            given_up.push(waiter);
-        } else {
-            queue.push_back((index, term, waiter));
-        }
-        given_up.into_iter()
+        let given_up = queue.drain(keep..);
+        let given_up = given_up.map(|w| (w.2, Err(ProposeError::Unknown))).collect();
+        queue.push_back((index, term, waiter));
+        given_up
     }
 
     fn complete<O>(
@@ -213,6 +217,11 @@ mod tests {
             (
                 "another leader's entry is before it, and nothing follows",
                 vec![wait(2, 1, "a"), apply(1, 2)],
+                vec!["a replaced"],
+            ),
+            (
+                "the leader's word comes when another leader's entry is applied before it",
+                vec![apply(1, 2), wait(2, 1, "a")],
                 vec!["a replaced"],
             ),
             (

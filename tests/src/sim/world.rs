@@ -33,6 +33,9 @@ const OPEN_OPERATIONS: usize = 6;
 /// Ticks after the heal within which everything must be settled: ten election timeouts of up to
 /// twenty ticks.
 const SETTLE_TICKS: u64 = 200;
+/// Entries kept behind what every disk holds: a leader may not know how far its peers are, by at most
+/// a window of lost answers, and there is no snapshot that could help.
+const RETAINED_ENTRIES: u64 = 100;
 /// Writes and reads served by each group after that.
 const FINAL_OPERATIONS: usize = 10;
 
@@ -644,7 +647,8 @@ impl World {
     fn compact(&mut self, at: usize) {
         let group = self.any_group();
         let flushed = self.nodes[at].machine.flushed(group);
-        let index = self.invariants.held_by_all(group).min(flushed);
+        let held = self.invariants.held_by_all(group).min(flushed);
+        let index = Index(held.0.saturating_sub(RETAINED_ENTRIES));
         if index > Index::ZERO {
             let id = self.nodes[at].id;
             self.nodes[at].push(group, ShardInput::Compact(group, index));
