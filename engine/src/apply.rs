@@ -98,7 +98,9 @@ impl<M: StateMachine, P> Applier<M, P> {
         let queue = self.waiting.entry(group).or_default();
         let keep = queue.partition_point(|w| w.0 < index);
         let given_up = queue.drain(keep..);
-        let given_up = given_up.map(|w| (w.2, Err(ProposeError::Unknown))).collect();
+        let given_up = given_up
+            .map(|w| (w.2, Err(ProposeError::Unknown)))
+            .collect();
         queue.push_back((index, term, waiter));
         given_up
     }
@@ -134,7 +136,9 @@ impl<M: StateMachine, P> Applier<M, P> {
                 .into_iter()
                 .partition(|waiter| waiter.1 < entry.term);
             *queue = rest;
-            let replaced = stale.into_iter().map(|w| (w.2, Err(ProposeError::Replaced)));
+            let replaced = stale
+                .into_iter()
+                .map(|w| (w.2, Err(ProposeError::Replaced)));
             completions.extend(replaced);
         }
         if queue.is_empty() {
@@ -203,7 +207,11 @@ mod tests {
     #[test]
     fn every_waiter_is_told_what_became_of_its_entry() {
         for (case, tasks, told) in [
-            ("in order", vec![wait(1, 1, "a"), apply(1, 1)], vec!["a done 1"]),
+            (
+                "in order",
+                vec![wait(1, 1, "a"), apply(1, 1)],
+                vec!["a done 1"],
+            ),
             (
                 "the word of the leader is slower than the entry",
                 vec![apply(1, 1), wait(1, 1, "a")],

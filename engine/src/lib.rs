@@ -19,6 +19,7 @@ pub mod events;
 pub mod host;
 pub mod mailbox;
 pub mod metrics;
+pub mod planted;
 pub mod raft;
 pub mod shard;
 pub mod state_machine;

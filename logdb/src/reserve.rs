@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::disk::{Disk, DiskFile};
 use crate::segment::SegmentId;
+use multiraft_engine::planted;
 
 const TMP: &str = "new.tmp";
 
@@ -145,7 +146,9 @@ impl Reserve {
             }
         };
         self.disk.rename(&spare, &id.file_name())?;
-        self.disk.sync_dir()?;
+        if !planted!("B8") {
+            self.disk.sync_dir()?;
+        }
         let file = self.disk.open(&id.file_name())?;
         Ok(Prepared { id, file, bytes })
     }

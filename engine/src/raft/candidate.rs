@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::message::{Message, VoteRequest};
 use super::quorum::{VoteResult, joint_vote};
 use super::{Group, Role};
+use crate::planted;
 use crate::types::{Index, NodeId, Term};
 
 /// The votes heard in a campaign, or in the question before it.
@@ -128,14 +129,16 @@ impl Group {
             last_term,
             ..
         } = request;
-        self.promise(
-            from,
-            Message::RequestVoteResponse {
-                granted,
-                last_index,
-                last_term,
-            },
-        );
+        let response = Message::RequestVoteResponse {
+            granted,
+            last_index,
+            last_term,
+        };
+        if planted!("B4") {
+            self.send(from, response);
+        } else {
+            self.promise(from, response);
+        }
     }
 
     fn may_vote_for(&self, candidate: NodeId) -> bool {
@@ -167,7 +170,8 @@ impl Group {
         granted: bool,
         (last_index, last_term): (Index, Term),
     ) {
-        let is_ours = (last_index, last_term) == (self.log.last(), self.log.last_term());
+        let is_ours = (last_index, last_term) == (self.log.last(), self.log.last_term())
+            || planted!("late-vote");
         if matches!(self.role, Role::Candidate(_)) && (is_ours || !granted) {
             self.count_vote(from, granted);
         }

@@ -11,8 +11,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::conf_change::ConfChange;
 use super::effects::Source;
 use crate::block::{Block, EntryKind};
+use crate::planted;
 use crate::traits::{GroupWrite, LogError, StoredGroup};
 use crate::types::{Index, Term};
 
@@ -63,8 +65,8 @@ pub struct RaftLog {
     apply_rule: ApplyRule,
     /// Last index and bytes of what the apply stage has.
     at_apply: VecDeque<(Index, usize)>,
-    /// First and last index of blocks with configuration changes that are not applied.
-    conf_changes: VecDeque<(Index, Index)>,
+    /// Configuration changes that are not applied, as far as they came since the start.
+    conf_changes: VecDeque<(Index, ConfChange)>,
     /// The end of the log at the start: what kinds of entries it holds up to here is not known.
     unknown_to: Index,
 }
@@ -249,7 +251,7 @@ impl RaftLog {
         let mut unwritten = VecDeque::from(std::mem::take(&mut self.unwritten));
         cut_blocks(&mut unwritten, from);
         self.unwritten = unwritten.into();
-        self.conf_changes.retain(|&(first, _)| first < from);
+        self.conf_changes.retain(|change| change.0 < from);
         self.truncate_from = Some(self.truncate_from.map_or(from, |t| t.min(from)));
     }
 
@@ -262,7 +264,12 @@ impl RaftLog {
 
     fn push(&mut self, block: Block) {
         if block.has_conf_change() {
-            self.conf_changes.push_back((block.first(), block.last()));
+            let entries = block.entries();
+            let changes = entries.filter(|entry| entry.kind == EntryKind::ConfChange);
+            // One that does not decode has no effect, but it is there.
+            let changes =
+                changes.map(|e| (e.index, ConfChange::decode(&e.payload).unwrap_or_default()));
+            self.conf_changes.extend(changes);
         }
         self.cache_bytes += block.bytes().len();
         self.cache.push_back(block.clone());
@@ -289,9 +296,16 @@ impl RaftLog {
 
     /// Whether a committed configuration change may wait to be applied.
     pub fn has_unapplied_conf_change(&self) -> bool {
-        let is_committed = |&(first, _): &(Index, Index)| first <= self.commit;
+        let is_committed = |change: &(Index, ConfChange)| change.0 <= self.commit;
         self.applied < self.commit.min(self.unknown_to)
             || self.conf_changes.front().is_some_and(is_committed)
+    }
+
+    /// The first configuration change that is not committed, if it came since the start.
+    pub fn uncommitted_conf_change(&self) -> Option<&(Index, ConfChange)> {
+        self.conf_changes
+            .iter()
+            .find(|change| change.0 > self.commit)
     }
 
     /// Whether a snapshot is on its way to the disk or into the state machine.
@@ -305,7 +319,11 @@ impl RaftLog {
         assert!(index > self.commit, "a snapshot below the commit index");
         self.compacted = (index, term);
         self.terms.clear();
-        self.last = index;
+        self.last = if planted!("B18") {
+            self.last.max(index)
+        } else {
+            index
+        };
         self.durable = Index::ZERO;
         self.commit = index;
         self.applying = index;
@@ -381,7 +399,7 @@ impl RaftLog {
         while self.at_apply.front().is_some_and(|part| part.0 <= index) {
             self.at_apply.pop_front();
         }
-        while self.conf_changes.front().is_some_and(|c| c.1 <= index) {
+        while self.conf_changes.front().is_some_and(|c| c.0 <= index) {
             self.conf_changes.pop_front();
         }
         self.trim_cache();
@@ -395,8 +413,8 @@ impl RaftLog {
     /// The last index that may be applied, and for how many bytes the apply stage has room.
     fn appliable(&self, max_bytes: usize) -> Option<(Index, usize)> {
         let end = match self.apply_rule {
-            ApplyRule::Durable => self.commit.min(self.durable),
-            ApplyRule::WithWrite => self.commit,
+            ApplyRule::Durable if !planted!("B6") => self.commit.min(self.durable),
+            ApplyRule::Durable | ApplyRule::WithWrite => self.commit,
         };
         let busy: usize = self.at_apply.iter().map(|part| part.1).sum();
         let is_open = self.applying < end && busy < max_bytes && self.snapshot.is_none();

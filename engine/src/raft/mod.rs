@@ -38,6 +38,7 @@ use self::membership::{Configuration, Membership};
 use self::message::{AppendResponse, Envelope, Message};
 use self::progress::{Progress, Wanted, Window};
 use self::read_index::ReadMode;
+use crate::planted;
 use crate::traits::{GroupWrite, StoredGroup};
 use crate::types::{GroupId, HardState, Index, NodeId, Term};
 
@@ -543,7 +544,8 @@ impl Group {
     fn on_old_term(&mut self, from: NodeId, message: &Message) {
         match message {
             Message::AppendEntries { .. } | Message::Heartbeat { .. } => {
-                if self.limits.check_quorum || self.limits.pre_vote {
+                let is_told = self.limits.check_quorum || self.limits.pre_vote;
+                if is_told && !planted!("B16") {
                     self.accept_up_to(from, Index::ZERO); // only its term matters
                 }
             }
@@ -703,7 +705,11 @@ impl Group {
     }
 
     fn accept_up_to(&mut self, leader: NodeId, last: Index) {
-        let response = AppendResponse::Accepted { last };
-        self.promise(leader, Message::AppendEntriesResponse(response));
+        let response = Message::AppendEntriesResponse(AppendResponse::Accepted { last });
+        if planted!("B5") {
+            self.send(leader, response);
+        } else {
+            self.promise(leader, response);
+        }
     }
 }

@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 
 use super::effects::SnapshotOutcome;
+use crate::planted;
 use crate::types::Index;
 
 /// How the leader sends to a peer.
@@ -185,7 +186,7 @@ impl Progress {
 
     /// The peer is alive: a lost probe or a window of lost appends may be asked about.
     pub fn on_heartbeat_response(&mut self, last: Index) {
-        self.paused = false;
+        self.paused &= planted!("B19");
         if self.matched < last || self.state == ProgressState::Probe {
             self.want(Wanted::Append);
         }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::planted;
 use crate::types::{Index, NodeId};
 
 /// Where an election stands.
@@ -25,7 +26,7 @@ pub fn majority_index(
 ) -> Option<Index> {
     let mut indexes: Vec<Index> = voters.iter().map(|&id| matched(id)).collect();
     indexes.sort_unstable();
-    let quorum = indexes.len() / 2 + 1;
+    let quorum = indexes.len() / 2 + usize::from(!planted!("quorum"));
     indexes
         .len()
         .checked_sub(quorum)
@@ -39,6 +40,9 @@ pub fn joint_index(
     matched: impl Fn(NodeId) -> Index,
 ) -> Option<Index> {
     let [incoming, outgoing] = halves.map(|half| majority_index(half, &matched));
+    if planted!("B14") {
+        return incoming;
+    }
     match (incoming, outgoing) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
@@ -70,6 +74,9 @@ pub fn joint_vote(
     halves: [&BTreeSet<NodeId>; 2],
     vote: impl Fn(NodeId) -> Option<bool>,
 ) -> VoteResult {
+    if planted!("B14") {
+        return majority_vote(halves[0], vote);
+    }
     match halves.map(|half| majority_vote(half, &vote)) {
         [VoteResult::Won, VoteResult::Won] => VoteResult::Won,
         [VoteResult::Lost, _] | [_, VoteResult::Lost] => VoteResult::Lost,

@@ -17,6 +17,7 @@ use super::effects::{ReadOutcome, Refusal};
 use super::message::Message;
 use super::quorum::joint_index;
 use super::{Group, Role};
+use crate::planted;
 use crate::types::{Index, NodeId};
 
 /// How a leader makes sure that it still is one before it serves a read.
@@ -100,6 +101,9 @@ impl ReadRounds {
         if round <= self.sent {
             let newest = self.echoed.entry(from).or_default();
             *newest = round.max(*newest);
+            if planted!("B2") {
+                *newest = u64::MAX / 2;
+            }
         }
     }
 
@@ -150,7 +154,8 @@ impl Group {
     }
 
     fn read_at_leader(&mut self, reader: Reader) {
-        if self.has_lease() && self.has_committed_in_term() {
+        let has_lease = self.has_lease() || planted!("B1");
+        if has_lease && self.has_committed_in_term() {
             self.answer_read(reader, Ok(self.log.commit()));
         } else if let Role::Leader(leader) = &mut self.role {
             leader.reads.push(reader);

@@ -9,6 +9,7 @@ use super::progress::{Progress, Wanted};
 use super::quorum::joint_index;
 use super::{Group, Role};
 use crate::block::Block;
+use crate::planted;
 use crate::types::{Index, NodeId};
 
 impl Group {
@@ -70,7 +71,12 @@ impl Group {
         let Role::Leader(leader) = &self.role else {
             return false;
         };
-        let (node, durable) = (self.node, self.log.durable());
+        let durable = if planted!("self-count") {
+            self.log.last()
+        } else {
+            self.log.durable()
+        };
+        let node = self.node;
         let matched = |id| {
             if id == node {
                 durable
@@ -81,7 +87,9 @@ impl Group {
         let Some(index) = joint_index(self.configuration.halves(), matched) else {
             return false;
         };
-        if self.log.term(index) != Some(self.hard_state.term) || !self.log.commit_to(index) {
+        let index = index.min(self.last_leadable(&matched));
+        let is_own = self.log.term(index) == Some(self.hard_state.term) || planted!("old-term");
+        if !is_own || !self.log.commit_to(index) {
             return false;
         }
         if let Role::Leader(leader) = &mut self.role {
@@ -89,6 +97,30 @@ impl Group {
         }
         self.advance_reads(); // those that waited for the first commit of the term
         true
+    }
+
+    /// Up to where committing leaves somebody who can lead. With witnesses a quorum may hold a change
+    /// that takes the last vote from all who have it with data: 1. of two with data and a witness,
+    /// one and the witness hold the change that removes that one; 2. it is committed and applied;
+    /// 3. the other one lacks it, and the witness votes for nobody who lacks it: the group is dead.
+    /// So a change commits only when a voter with data of the membership after it has it.
+    fn last_leadable(&self, matched: &impl Fn(NodeId) -> Index) -> Index {
+        let end = self.log.last();
+        if self.configuration.witnesses.is_empty() {
+            return end; // every quorum has data then
+        }
+        let Some((index, change)) = self.log.uncommitted_conf_change() else {
+            return end;
+        };
+        let Ok(next) = self.membership.changed(change, *index) else {
+            return end; // it will have no effect
+        };
+        let next = next.configuration();
+        let all = next.all();
+        let is_safe = all
+            .iter()
+            .any(|&id| next.may_lead(id) && matched(id) >= *index);
+        if is_safe { end } else { index.prev() }
     }
 
     /// Whether an entry of this term is committed: then the commit index covers all that earlier

@@ -123,6 +123,7 @@ impl FaultSet {
     }
 
     /// A random part, each kind by its own coin.
+    #[must_use]
     pub fn draw(self, rng: &mut SmallRng) -> Self {
         let mut set = Self(0);
         for fault in ALL {

@@ -183,15 +183,15 @@ impl Invariants {
         for found in stored {
             // Its creation was on its way when the node crashed.
             let group = found.group;
-            if !disk.durable.contains_key(&group) {
+            disk.durable.entry(group).or_insert_with(|| {
                 let mut state = Shadow::default();
                 let mut writes = pending.iter().flat_map(|batch| &batch.writes);
                 while !state.matches(found) {
                     let write = writes.by_ref().find(|write| write.group == group);
                     state.write(write.expect("a group that nobody wrote"));
                 }
-                disk.durable.insert(group, state);
-            }
+                state
+            });
         }
         disk.written = disk.durable.clone();
     }
@@ -229,8 +229,7 @@ impl Invariants {
             }
             Message::AppendEntriesResponse(AppendResponse::Accepted { last }) => {
                 assert!(
-                    has_moved_on
-                        || (durable.last() >= *last && durable.hard_state.term == *term),
+                    has_moved_on || (durable.last() >= *last && durable.hard_state.term == *term),
                     "node {from} acknowledged entry {last} of group {group}, its disk has {}",
                     durable.last()
                 );

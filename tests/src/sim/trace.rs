@@ -6,7 +6,7 @@ use std::fmt::Write;
 use multiraft_engine::types::NodeId;
 
 /// No more events than this are kept; the end is what matters.
-const LIMIT: usize = 20_000;
+const LIMIT: usize = 100_000;
 
 /// An event at a node, or at all of them.
 #[derive(Debug, Clone)]

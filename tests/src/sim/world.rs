@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use multiraft_engine::error::ProposeError;
 use multiraft_engine::events::GroupEvent;
+use multiraft_engine::planted;
 use multiraft_engine::raft::RoleName;
 use multiraft_engine::raft::conf_change::{Change, ConfChange, Transition};
 use multiraft_engine::raft::membership::{Member, MemberRole, Membership};
@@ -105,6 +106,8 @@ impl World {
         }
         self.bootstrap();
         for _ in 0..self.plan.ticks {
+            let sings = planted!("canary");
+            assert!(!sings, "the canary has sung");
             self.advance();
             self.break_something();
             self.ask_something();
@@ -633,7 +636,10 @@ impl World {
         let change = if changes.is_empty() {
             ConfChange::default()
         } else {
-            with_addresses(&self.groups[&group].members, ConfChange::new(transition, changes))
+            with_addresses(
+                &self.groups[&group].members,
+                ConfChange::new(transition, changes),
+            )
         };
         let id = self.nodes[at].id;
         self.fault(Fault::Membership, Some(id), || {
