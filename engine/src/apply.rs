@@ -53,6 +53,10 @@ impl<M: StateMachine, P> Applier<M, P> {
                 ApplyTask::Await(group, index, term, waiter) => {
                     completions.extend(self.add_waiter(group, index, term, waiter));
                 }
+                ApplyTask::GiveUp => {
+                    let waiting = std::mem::take(&mut self.waiting).into_values().flatten();
+                    completions.extend(waiting.map(|w| (w.2, Err(ProposeError::Unknown))));
+                }
                 ApplyTask::Apply(group, blocks) => {
                     if let Some(block) = blocks.last() {
                         marks.push((group, block.last()));

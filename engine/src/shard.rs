@@ -305,6 +305,7 @@ impl<P, R> Shard<P, R> {
                 leader: None,
             });
         }
+        self.out.apply.push(ApplyTask::GiveUp);
         self.fenced = Some(error);
     }
 

@@ -82,9 +82,18 @@ impl LogDb {
     /// Each variant of [`Error`] says who should do what. Nothing is changed on
     /// [`Error::Corrupt`].
     pub fn open(options: Options) -> Result<Arc<Self>, Error> {
+        let disk = Arc::new(FsDisk::new(&options.dir, Access::ReadWrite));
+        Self::open_with(disk, options)
+    }
+
+    /// The same with the segments on another disk: lock and identity are in `options.dir` all the
+    /// same.
+    ///
+    /// # Errors
+    /// As [`LogDb::open`].
+    pub fn open_with(disk: Arc<dyn Disk>, options: Options) -> Result<Arc<Self>, Error> {
         options.validate()?;
         let (lock, incarnation) = directory::open(&options.dir, options.identity)?;
-        let disk = Arc::new(FsDisk::new(&options.dir, Access::ReadWrite));
         let (log, mut writer) = Self::open_on(disk, incarnation, options)?;
         *log.lock.lock() = Some(lock);
         let shared = Arc::clone(&log.shared);

@@ -1,14 +1,14 @@
 //! One running node: log, state, transport, host and services, wired together.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use multiraft_engine::config::Config as EngineConfig;
 use multiraft_engine::host::{Host, Parts};
 use multiraft_engine::types::GroupId;
-use multiraft_logdb::{Identity, LogDb, Options};
+use multiraft_logdb::{Access, Disk, FsDisk, Identity, LogDb, Options};
 use multiraft_proto::FILE_DESCRIPTOR_SET;
 use multiraft_proto::admin::admin_server::AdminServer;
 use multiraft_proto::etcdserverpb::kv_server::KvServer;
@@ -84,7 +84,13 @@ pub struct Node {
 impl Node {
     /// Opens the data directory, starts all groups in it and serves.
     pub async fn start(config: &Config) -> Result<Self, NodeError> {
-        let (log, machine) = open(config).await?;
+        let disk = FsDisk::new(&log_dir(config), Access::ReadWrite);
+        Self::start_on(Arc::new(disk), config).await
+    }
+
+    /// The same with the log's segments on another disk.
+    pub async fn start_on(disk: Arc<dyn Disk>, config: &Config) -> Result<Self, NodeError> {
+        let (log, machine) = open(disk, config).await?;
         let transport = bind_transport(config, log.incarnation()).await?;
         let api = listen(&config.api_host, config.api_port, "the API", "--api-port").await?;
         let about = about(config, &log, api.local_addr().ok(), transport.local_addr());
@@ -146,15 +152,22 @@ impl Node {
     }
 }
 
+fn log_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("log")
+}
+
 /// The log first: it holds the lock and the identity of the data directory.
-async fn open(config: &Config) -> Result<(Arc<LogDb>, Arc<KvMachine>), NodeError> {
+async fn open(
+    disk: Arc<dyn Disk>,
+    config: &Config,
+) -> Result<(Arc<LogDb>, Arc<KvMachine>), NodeError> {
     let identity = Identity {
         cluster_id: config.cluster_id,
         node: config.node,
     };
-    let data_dir = config.data_dir.clone();
+    let (log_dir, data_dir) = (log_dir(config), config.data_dir.clone());
     tokio::task::spawn_blocking(move || {
-        let log = LogDb::open(Options::new(data_dir.join("log"), identity))?;
+        let log = LogDb::open_with(disk, Options::new(log_dir, identity))?;
         let machine = KvMachine::open(&data_dir.join("kv"), KvConfig::default());
         let machine = machine.map_err(|error| NodeError::Store(error.to_string()))?;
         check_together(&machine, &log)?;

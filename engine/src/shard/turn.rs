@@ -54,6 +54,8 @@ pub enum ApplyTask<P> {
     Await(GroupId, Index, Term, P),
     /// Committed and durable entries.
     Apply(GroupId, Vec<Block>),
+    /// Nothing more will come: whoever waits gets no output here.
+    GiveUp,
 }
 
 /// Everything one turn asks for, in the order in which it is to be done.

@@ -26,6 +26,7 @@ pub struct Process {
     pub id: u32,
     pub api_port: u16,
     pub raft_port: u16,
+    pub metrics_port: u16,
     pub data_dir: PathBuf,
     child: Option<Child>,
 }
@@ -36,7 +37,7 @@ pub struct Cluster {
 }
 
 /// Ports that were free a moment ago.
-fn free_ports(count: usize) -> Vec<u16> {
+pub fn free_ports(count: usize) -> Vec<u16> {
     let held: Vec<_> = (0..count)
         .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
         .collect();
@@ -48,13 +49,14 @@ fn free_ports(count: usize) -> Vec<u16> {
 impl Cluster {
     pub fn start(size: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ports = free_ports(2 * size as usize);
-        let nodes = (1..=size).zip(ports.chunks(2)).map(|(id, ports)| {
+        let ports = free_ports(3 * size as usize);
+        let nodes = (1..=size).zip(ports.chunks(3)).map(|(id, ports)| {
             let data_dir = dir.path().join(format!("node-{id}"));
             let mut node = Process {
                 id,
                 api_port: ports[0],
                 raft_port: ports[1],
+                metrics_port: ports[2],
                 data_dir,
                 child: None,
             };
@@ -101,6 +103,7 @@ impl Process {
             .args(["--node", &self.id.to_string()])
             .args(["--api-port", &self.api_port.to_string()])
             .args(["--raft-port", &self.raft_port.to_string()])
+            .args(["--metrics-port", &self.metrics_port.to_string()])
             .arg("--data-dir")
             .arg(&self.data_dir)
             .stdout(Stdio::null())
