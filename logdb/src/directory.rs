@@ -46,7 +46,10 @@ struct FormatOnly {
 /// Creates the directory if need be, takes the lock, and checks or creates the identity. Returns
 /// the lock and the incarnation.
 pub(crate) fn open(dir: &Path, identity: Identity) -> Result<(DirectoryLock, u64), Error> {
-    create_dir(dir).map_err(Error::io("creating the log directory"))?;
+    create_dir(dir).map_err(|source| Error::CannotCreate {
+        dir: dir.to_owned(),
+        source,
+    })?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let path = dir.join(LOCK);

@@ -69,6 +69,12 @@ pub enum Error {
         value: u64,
         allowed: &'static str,
     },
+    /// The directory cannot be made there. Choose another, or let this user write there.
+    #[error("cannot create {}: {source}", dir.display())]
+    CannotCreate {
+        dir: PathBuf,
+        source: std::io::Error,
+    },
     /// The operating system refused.
     #[error("{what}: {source}")]
     Io {

@@ -30,7 +30,7 @@ pub use node_args::{
     DevArgs, LogArgs, LogCommand, LogDirArgs, LogFormat, LoggingArgs, RAFT_PORT_OFFSET, ServeArgs,
 };
 pub use output::{escape, json_line, print_line, printable};
-pub use status_table::{group_table, node_table};
+pub use status_table::{group_table, node_table, summary_table};
 
 /// A storage node for thousands of Raft groups over one shared log.
 #[derive(Debug, Parser)]

@@ -16,14 +16,14 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use crate::cli::{
-    DevArgs, Failure, RAFT_PORT_OFFSET, coloured_line, group_table, node_table, plain_line,
-    print_line,
+    DevArgs, Failure, RAFT_PORT_OFFSET, coloured_line, node_table, plain_line, print_line,
+    summary_table,
 };
 use crate::config::Config;
 use crate::node::Node;
 
 /// Groups that are listed at the start; the others are there all the same.
-const LISTED_GROUPS: usize = 16;
+const LISTED_GROUPS: u32 = 16;
 /// How long all groups may take to get a leader.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bootstrap calls that one node has open at once.
@@ -46,7 +46,7 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     let formed = form(&args, &clients, &bar).await?;
     bar.finish_and_clear();
     let shown_at = SystemTime::now();
-    greet(&args, formed, began.elapsed())?;
+    greet(&args, &formed, began.elapsed())?;
     let (events, mut seen) = mpsc::channel(1024);
     let mut watchers = JoinSet::new();
     for (node, channel) in nodes.iter().zip(clients) {
@@ -231,19 +231,13 @@ fn joined(
 }
 
 /// Tables, and what to try next.
-fn greet(args: &DevArgs, mut nodes: Vec<StatusResponse>, took: Duration) -> Result<(), Failure> {
+fn greet(args: &DevArgs, nodes: &[StatusResponse], took: Duration) -> Result<(), Failure> {
     let groups = args.groups;
-    let ready = led(&nodes, groups);
-    print_line(&node_table(&nodes))?;
-    for node in &mut nodes {
-        node.groups.truncate(LISTED_GROUPS);
-    }
-    print_line(&group_table(&nodes))?;
-    if groups as usize > LISTED_GROUPS {
-        print_line(&format!(
-            "… and {} more groups",
-            groups as usize - LISTED_GROUPS
-        ))?;
+    let ready = led(nodes, groups);
+    print_line(&node_table(nodes))?;
+    print_line(&summary_table(nodes, groups.min(LISTED_GROUPS)))?;
+    if let Some(more @ 1..) = groups.checked_sub(LISTED_GROUPS) {
+        print_line(&format!("… and {more} more groups"))?;
     }
     let seconds = took.as_secs_f64();
     print_line(&format!(

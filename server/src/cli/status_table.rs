@@ -67,24 +67,48 @@ pub fn group_table(nodes: &[StatusResponse]) -> String {
             group.group_id.to_string(),
             node.to_string(),
             role_text(group),
-            if group.leader_id == 0 {
-                "none".to_owned()
-            } else {
-                group.leader_id.to_string()
-            },
+            leader_text(group),
             group.term.to_string(),
             group.commit_index.to_string(),
             group.applied_index.to_string(),
             log_text(group),
-            group
-                .members
-                .iter()
-                .map(member_text)
-                .collect::<Vec<_>>()
-                .join(" "),
+            members_text(group),
         ]);
     }
     table.to_string()
+}
+
+/// A row for each group: who is in it, who leads it in which term, and how far it is.
+pub fn summary_table(nodes: &[StatusResponse], groups: u32) -> String {
+    let mut table = table(&["group", "members", "leader", "term", "committed"]);
+    for id in 1..=groups {
+        let replicas = nodes.iter().flat_map(|node| &node.groups);
+        let replicas: Vec<_> = replicas.filter(|group| group.group_id == id).collect();
+        let Some(newest) = replicas.iter().max_by_key(|group| group.term) else {
+            continue;
+        };
+        let committed = replicas.iter().map(|group| group.commit_index).max();
+        table.add_row([
+            id.to_string(),
+            members_text(newest),
+            leader_text(newest),
+            newest.term.to_string(),
+            committed.unwrap_or_default().to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn leader_text(group: &GroupStatus) -> String {
+    match group.leader_id {
+        0 => "none".to_owned(),
+        id => id.to_string(),
+    }
+}
+
+fn members_text(group: &GroupStatus) -> String {
+    let members: Vec<String> = group.members.iter().map(member_text).collect();
+    members.join(" ")
 }
 
 /// An unknown role, of a newer node, as its number.
