@@ -103,10 +103,7 @@ impl Group {
     /// Would we vote for a candidate of `term` with this log? Grants change nothing here.
     pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, request: VoteRequest) {
         let open = term > self.hard_state.term || self.may_vote_for(from);
-        let granted = open
-            && self
-                .log
-                .is_up_to_date(request.last_index, request.last_term);
+        let granted = open && self.knows_enough(request);
         let mut envelope = self.envelope(from, Message::PreVoteResponse { granted });
         if granted {
             envelope.term = term; // so that the asker knows which campaign is meant
@@ -116,10 +113,7 @@ impl Group {
 
     /// One vote a term, for a log at least as complete as ours (Raft §5.2, §5.4.1).
     pub(super) fn on_request_vote(&mut self, from: NodeId, request: VoteRequest) {
-        let granted = self.may_vote_for(from)
-            && self
-                .log
-                .is_up_to_date(request.last_index, request.last_term);
+        let granted = self.may_vote_for(from) && self.knows_enough(request);
         if granted {
             self.hard_state.vote = Some(from);
             self.election_elapsed = 0;
@@ -139,6 +133,23 @@ impl Group {
         } else {
             self.promise(from, response);
         }
+    }
+
+    /// Whether a candidate's log is at least as complete as ours (Raft §5.4.1), as far as our vote
+    /// counts. Who lost its vote by an applied change judges up to that change only: what came after
+    /// it was committed without us, by a quorum of those who stayed, and every quorum that elects
+    /// overlaps that one. Whoever still asks us does not know that the change is committed; if we
+    /// held a longer log against it, and its leader is gone, the group would be stuck. This ends
+    /// when the log holds a later change, which may give the vote back.
+    fn knows_enough(&self, request: VoteRequest) -> bool {
+        let theirs = (request.last_term, request.last_index);
+        let lost_at = self.membership.index;
+        let has_vote = self.configuration.votes(self.node) || self.log.may_hold_conf_change();
+        let ours = match self.log.term(lost_at) {
+            Some(term) if !has_vote => (term, lost_at),
+            _ => (self.log.last_term(), self.log.last()),
+        };
+        theirs >= ours
     }
 
     fn may_vote_for(&self, candidate: NodeId) -> bool {

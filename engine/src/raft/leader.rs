@@ -27,6 +27,10 @@ pub struct Leader {
     pub(super) pending_conf_change: Index,
     /// Whom leadership is being handed to.
     pub(super) transferee: Option<NodeId>,
+    /// A change that takes our vote is logged: nothing may come behind it. Else: 1. we commit and
+    /// apply it with more entries behind it, and step down; 2. those who stay do not know that it is
+    /// committed and need our vote; 3. we refuse it, because our log is longer: the group is dead.
+    pub(super) is_leaving: bool,
     /// The transferee has everything: tell it to campaign after the appends.
     pub(super) timeout_now_due: bool,
     /// Somebody was told to campaign in this term, whatever became of it.
@@ -88,6 +92,7 @@ impl Group {
             // There may be a change anywhere in the log: wait until all of it is applied.
             pending_conf_change: last,
             transferee: None,
+            is_leaving: false,
             timeout_now_due: false,
             timeout_now_sent: false,
             heartbeat_elapsed: 0,

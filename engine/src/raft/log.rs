@@ -158,11 +158,6 @@ impl RaftLog {
         Some(self.terms[run - 1].1)
     }
 
-    /// Whether a log that ends like this is at least as up to date as ours (Raft §5.4.1).
-    pub fn is_up_to_date(&self, last_index: Index, last_term: Term) -> bool {
-        (last_term, last_index) >= (self.last_term(), self.last)
-    }
-
     /// The highest index up to `index` whose term is at most `term`: what a peer whose entry has
     /// that term may agree with. Skips a whole term at a time (Raft §5.3).
     pub fn find_conflict_by_term(&self, index: Index, term: Term) -> Index {
@@ -299,6 +294,11 @@ impl RaftLog {
         let is_committed = |change: &(Index, ConfChange)| change.0 <= self.commit;
         self.applied < self.commit.min(self.unknown_to)
             || self.conf_changes.front().is_some_and(is_committed)
+    }
+
+    /// Whether a configuration change may wait behind what is applied, committed or not.
+    pub fn may_hold_conf_change(&self) -> bool {
+        self.applied < self.unknown_to.min(self.last) || !self.conf_changes.is_empty()
     }
 
     /// The first configuration change that is not committed, if it came since the start.

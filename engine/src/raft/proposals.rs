@@ -6,7 +6,7 @@ use super::conf_change::ConfChange;
 use super::effects::{ProposalOutcome, Refusal};
 use super::message::Message;
 use super::progress::Wanted;
-use super::{Group, Role};
+use super::{Group, OnRemoval, Role};
 use crate::block::EntryKind;
 use crate::planted;
 use crate::types::{Index, NodeId, Term};
@@ -178,7 +178,7 @@ impl Group {
         if !is_member {
             return Err(Refusal::NoLeader); // removed while leading: nothing new from us
         }
-        if leader.transferee.is_some() {
+        if leader.transferee.is_some() || leader.is_leaving {
             return Err(Refusal::Transferring); // the new leader must not lack it (thesis §3.10)
         }
         leader.take_room(
@@ -200,8 +200,11 @@ impl Group {
             return self.append_proposal(EntryKind::Normal, Bytes::new());
         }
         let index = self.append_proposal(EntryKind::ConfChange, change.encode())?;
+        let next = self.membership.changed(change, index);
+        let votes_on = next.is_ok_and(|m| m.configuration().votes(self.node));
         if let Role::Leader(leader) = &mut self.role {
             leader.pending_conf_change = index;
+            leader.is_leaving = !votes_on && self.limits.on_removal == OnRemoval::StepDown;
         }
         Ok(index)
     }

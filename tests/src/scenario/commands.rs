@@ -447,7 +447,7 @@ fn setup(command: &Command) -> Result<Setup, String> {
             messages: inflight,
             bytes: usize::MAX,
         },
-        append_bytes: usize::MAX,
+        append_bytes: number(command, "max-append-bytes")?.unwrap_or(usize::MAX),
         uncommitted_bytes: usize::MAX / 2,
         cache_bytes: usize::MAX,
         apply_bytes: number(command, "max-committed-size-per-ready")?.unwrap_or(usize::MAX),

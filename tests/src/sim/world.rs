@@ -31,6 +31,8 @@ use super::{Outcome, Plan};
 const KEYS: Key = 3;
 /// Operations of a group under way at most.
 const OPEN_OPERATIONS: usize = 6;
+/// Operations that a client sends at once at most: logs that part by many entries need them.
+const BURST: usize = 16;
 /// Ticks after the heal within which everything must be settled: ten election timeouts of up to
 /// twenty ticks.
 const SETTLE_TICKS: u64 = 200;
@@ -422,13 +424,23 @@ impl World {
         if !self.rng.random_bool(0.3) {
             return;
         }
+        // Half of all goes to one group: what needs many entries happens there.
+        let is_hot = self.rng.random();
         let at = self.rng.random_range(0..self.groups.len());
-        let Some((&group, _)) = self.groups.iter().nth(at) else {
+        let Some((&group, _)) = self.groups.iter().nth(if is_hot { 0 } else { at }) else {
             return;
         };
         if self.clients.open_in(group) < OPEN_OPERATIONS {
             let at = self.rng.random_range(0..self.nodes.len());
-            self.ask(at, group);
+            let is_burst = self.rng.random_bool(0.1);
+            let count = if is_burst {
+                self.rng.random_range(2..=BURST)
+            } else {
+                1
+            };
+            for _ in 0..count {
+                self.ask(at, group);
+            }
         }
     }
 
