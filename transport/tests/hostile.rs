@@ -209,7 +209,10 @@ async fn a_peer_that_does_not_read_fills_a_bounded_queue() {
         five.transport.send(vec![message(request)]);
         request += 1;
         let queued = metrics.queue_bytes.get_or_create(&label).get();
-        assert!(queued <= limit as i64, "{queued} bytes wait");
+        assert!(
+            usize::try_from(queued).unwrap() <= limit,
+            "{queued} bytes wait"
+        );
     }
 }
 
