@@ -38,7 +38,7 @@ const BURST: usize = 16;
 const SETTLE_TICKS: u64 = 200;
 /// Entries kept behind what every disk holds: a leader may not know how far its peers are, by at most
 /// a window of lost answers, and there is no snapshot that could help.
-const RETAINED_ENTRIES: u64 = 100;
+const RETAINED_ENTRIES: u64 = 200;
 /// Writes and reads served by each group after that.
 const FINAL_OPERATIONS: usize = 10;
 
