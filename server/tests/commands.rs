@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
-use support::{Cluster, Process, put};
+use support::{Cluster, Process, free_ports, put};
 
 fn multiraft(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_multiraft"))
@@ -153,6 +153,47 @@ fn damage(dir: &std::path::Path) {
     let mut bytes = std::fs::read(&segments[0]).unwrap();
     bytes[70] ^= 1;
     std::fs::write(&segments[0], bytes).unwrap();
+}
+
+/// The file says one directory, the environment another; the environment says one API port, the flag
+/// another.
+#[test]
+fn the_environment_beats_the_file_and_flags_beat_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.json");
+    let (in_file, in_environment) = (dir.path().join("file"), dir.path().join("environment"));
+    let settings = serde_json::json!({ "dataDir": in_file, "electionTimeout": "5s" });
+    std::fs::write(&file, settings.to_string()).unwrap();
+    let ports = free_ports(3);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_multiraft"))
+        .args(["serve", "--api-port", &ports[0].to_string()])
+        .env("MULTIRAFT_CONFIG", &file)
+        .env("MULTIRAFT_NODE", "9")
+        .env("MULTIRAFT_DATA_DIR", &in_environment)
+        .env("MULTIRAFT_API_PORT", ports[1].to_string())
+        .env("MULTIRAFT_RAFT_PORT", ports[2].to_string())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(log.any(|line| line.unwrap().contains("ready")));
+    let endpoint = format!("127.0.0.1:{}", ports[0]);
+    let (status, error) = text(&multiraft(&["status", "--json", "--endpoint", &endpoint]));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).expect(&error);
+    assert_eq!(status["nodeId"], 9);
+    assert_eq!(status["raftAddress"], format!("127.0.0.1:{}", ports[2]));
+    assert_eq!(status["dataDir"], in_environment.to_str().unwrap());
+    assert!(!in_file.exists());
+
+    std::fs::write(&file, "{").unwrap(); // the file that the environment names is read
+    let broken = Command::new(env!("CARGO_BIN_EXE_multiraft"))
+        .args(["serve", "--node", "9"])
+        .env("MULTIRAFT_CONFIG", &file)
+        .output()
+        .unwrap();
+    assert!(text(&broken).1.contains("c.json"), "{:?}", text(&broken));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -299,10 +299,10 @@ mod tests {
     #[test]
     fn a_long_history_with_many_unknowns_is_decided() {
         let mut calls = Vec::new();
-        for i in 1..120_u64 {
+        for i in 1..400_u64 {
             calls.push(call(Put(None, 2 * i), 4 * i, 4 * i + 2));
             calls.push(call(Get(2 * i), 4 * i + 2, 4 * i + 3));
-            if i % 30 == 0 {
+            if i % 40 == 0 {
                 calls.push(lost(Put(None, 2 * i + 1), 4 * i));
             }
         }

@@ -5,8 +5,9 @@
     reason = "a test may stop where it stands"
 )]
 
+mod support;
+
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_engine::block::{Block, EntryKind};
@@ -14,45 +15,17 @@ use multiraft_engine::raft::conf_change::{Change, ConfChange, Transition};
 use multiraft_engine::raft::effects::Snapshot;
 use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::raft::message::{AppendResponse, Envelope, Message, VoteRequest};
-use multiraft_engine::traits::{ConnectionState, PeerAddress, Transport, TransportObserver};
-use multiraft_engine::types::{GroupId, Index, NodeId, Term};
+use multiraft_engine::traits::{ConnectionState, PeerAddress, Transport};
+use multiraft_engine::types::{GroupId, Index, Term};
 use multiraft_transport::codec::Item;
 use multiraft_transport::frame::{FrameBuilder, HEADER_BYTES, decode_body, decode_header};
 use multiraft_transport::{Config, Error, TcpTransport};
+use support::{Observer, PATIENCE, Seen, id};
 use tokio::runtime::Handle;
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-#[derive(Debug, PartialEq)]
-enum Seen {
-    Messages(Vec<Envelope>),
-    Connection(NodeId, ConnectionState),
-    Down(NodeId),
-}
-
-struct Observer(mpsc::Sender<Seen>);
-
-impl TransportObserver for Observer {
-    fn on_messages(&self, envelopes: Vec<Envelope>) {
-        drop(self.0.send(Seen::Messages(envelopes)));
-    }
-
-    fn on_connection(&self, node: NodeId, _address: &PeerAddress, state: ConnectionState) {
-        drop(self.0.send(Seen::Connection(node, state)));
-    }
-
-    fn on_peer_down(&self, node: NodeId) {
-        drop(self.0.send(Seen::Down(node)));
-    }
-}
 
 struct End {
     transport: Arc<TcpTransport>,
     seen: mpsc::Receiver<Seen>,
-}
-
-fn id(node: u32) -> NodeId {
-    NodeId::new(node).unwrap()
 }
 
 async fn end(cluster: u64, node: u32, port: u16) -> End {

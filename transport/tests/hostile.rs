@@ -5,57 +5,26 @@
     reason = "a test may stop where it stands"
 )]
 
+mod support;
+
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_engine::raft::message::{Envelope, Message};
-use multiraft_engine::traits::{ConnectionState, PeerAddress, Transport, TransportObserver};
-use multiraft_engine::types::{GroupId, NodeId, Term};
+use multiraft_engine::traits::{ConnectionState, PeerAddress, Transport};
+use multiraft_engine::types::{GroupId, Term};
 use multiraft_transport::{Config, TcpTransport};
+use support::{Observer, PATIENCE, Seen, id};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 
-/// Long beyond anything that works.
-const PATIENCE: Duration = Duration::from_secs(30);
 const HELLO_BYTES: usize = 36;
-
-#[derive(Debug, PartialEq)]
-enum Seen {
-    Messages(usize),
-    Up(NodeId),
-    Failed(NodeId),
-    Down(NodeId),
-}
-
-struct Observer(mpsc::Sender<Seen>);
-
-impl TransportObserver for Observer {
-    fn on_messages(&self, envelopes: Vec<Envelope>) {
-        drop(self.0.send(Seen::Messages(envelopes.len())));
-    }
-
-    fn on_connection(&self, node: NodeId, _address: &PeerAddress, state: ConnectionState) {
-        let seen = match state {
-            ConnectionState::Established => Seen::Up(node),
-            ConnectionState::Failed => Seen::Failed(node),
-        };
-        drop(self.0.send(seen));
-    }
-
-    fn on_peer_down(&self, node: NodeId) {
-        drop(self.0.send(Seen::Down(node)));
-    }
-}
 
 struct End {
     transport: Arc<TcpTransport>,
     seen: mpsc::Receiver<Seen>,
-}
-
-fn id(node: u32) -> NodeId {
-    NodeId::new(node).unwrap()
 }
 
 /// Node 5 of cluster 1, which gives up quickly.
@@ -83,13 +52,17 @@ impl End {
         self.seen.recv_timeout(PATIENCE).expect("seen in time")
     }
 
+    fn next_is(&self, node: u32, state: ConnectionState) {
+        assert_eq!(self.next(), Seen::Connection(id(node), state));
+    }
+
     /// What is seen of the connection of a node that says the right hello.
     async fn met(&self, node: u32) -> TcpStream {
         let mut stream = self.call().await;
         let hello = hello(1, 1, node, 5);
         stream.write_all(&hello).await.unwrap();
         stream.read_exact(&mut [0; HELLO_BYTES]).await.unwrap();
-        assert_eq!(self.next(), Seen::Up(id(node)));
+        self.next_is(node, ConnectionState::Established);
         stream
     }
 
@@ -151,7 +124,7 @@ async fn a_wrong_hello_is_refused_and_the_next_good_one_is_served() {
 async fn a_peer_that_falls_silent_is_given_up_and_reported() {
     let five = five(|_| {}).await;
     let _held_open = five.met(2).await;
-    assert_eq!(five.next(), Seen::Failed(id(2)));
+    five.next_is(2, ConnectionState::Failed);
     assert_eq!(five.next(), Seen::Down(id(2)));
 }
 
@@ -165,7 +138,7 @@ async fn bytes_that_are_no_frame_end_the_connection_and_prove_nothing_about_the_
     for bytes in [&oversized[..], &[0xA5; 64][..]] {
         let mut stream = five.met(2).await;
         stream.write_all(bytes).await.unwrap();
-        assert_eq!(five.next(), Seen::Failed(id(2)));
+        five.next_is(2, ConnectionState::Failed);
     }
     five.met(2).await;
 }
@@ -237,5 +210,5 @@ async fn failing_connections_are_tried_ever_less_often() {
     // Pauses of at least 100, 200, 400 and 800 ms: a slow machine can only make it fewer calls.
     let _elapsed = tokio::time::timeout(Duration::from_millis(1400), calling).await;
     assert!((1..=4).contains(&calls), "{calls} calls");
-    assert_eq!(five.next(), Seen::Failed(id(6)));
+    five.next_is(6, ConnectionState::Failed);
 }

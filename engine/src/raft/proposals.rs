@@ -201,10 +201,10 @@ impl Group {
         }
         let index = self.append_proposal(EntryKind::ConfChange, change.encode())?;
         let next = self.membership.changed(change, index);
-        let votes_on = next.is_ok_and(|m| m.configuration().votes(self.node));
+        let loses_vote = next.is_ok_and(|m| !m.configuration().votes(self.node));
         if let Role::Leader(leader) = &mut self.role {
             leader.pending_conf_change = index;
-            leader.is_leaving = !votes_on && self.limits.on_removal == OnRemoval::StepDown;
+            leader.is_leaving = loses_vote && self.limits.on_removal == OnRemoval::StepDown;
         }
         Ok(index)
     }

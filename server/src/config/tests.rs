@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::process::Command;
 
 use clap::Parser;
 
@@ -88,43 +87,6 @@ fn an_empty_file_and_zero_numbers_leave_the_defaults() {
             "{text}"
         );
     }
-}
-
-/// A process's environment cannot be changed safely, so this test runs [`environment_child`] in a
-/// process that has one.
-#[test]
-fn the_environment_beats_the_file_and_flags_beat_the_environment() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("c.json");
-    fs::write(&path, r#"{"dataDir": "file", "electionTimeout": "5s"}"#).unwrap();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "config::tests::environment_child", "--ignored"])
-        .env("MULTIRAFT_CONFIG", &path)
-        .env("MULTIRAFT_NODE", "9")
-        .env("MULTIRAFT_DATA_DIR", "environment")
-        .env("MULTIRAFT_API_PORT", "6001")
-        .env("MULTIRAFT_RAFT_PORT", "6002")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}"
-    );
-}
-
-#[test]
-#[ignore = "run by the test above, with its environment"]
-fn environment_child() {
-    let config = load(&["--api-port", "7001"]).unwrap();
-    let want = Config {
-        data_dir: PathBuf::from("environment"),
-        election_timeout: Duration::from_secs(5),
-        api_port: 7001,
-        raft_port: 6002,
-        ..Config::new(node(9))
-    };
-    assert_eq!(config, want);
 }
 
 #[test]

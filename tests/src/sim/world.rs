@@ -36,8 +36,8 @@ const BURST: usize = 16;
 /// Ticks after the heal within which everything must be settled: ten election timeouts of up to
 /// twenty ticks.
 const SETTLE_TICKS: u64 = 200;
-/// Entries kept behind what every disk holds: a leader may not know how far its peers are, by at most
-/// a window of lost answers, and there is no snapshot that could help.
+/// Entries kept behind what every disk holds, because there is no snapshot that could help: a leader
+/// may not know how far its peers are, and steps back by whole terms until it finds out.
 const RETAINED_ENTRIES: u64 = 200;
 /// Writes and reads served by each group after that.
 const FINAL_OPERATIONS: usize = 10;
@@ -764,9 +764,12 @@ impl World {
             let (at, status) = (leader.0, leader.1.clone());
             let wanted = &self.groups[&status.group].members;
             let present = &status.membership;
-            let wrong = wanted
-                .iter()
-                .find(|(id, m)| present.members.get(id).map(|p| p.role) != Some(m.role));
+            // Voters first: the last one with data cannot become anything else before.
+            let is_wrong = |(id, m): &(&NodeId, &Member)| {
+                present.members.get(id).map(|p| p.role) != Some(m.role)
+            };
+            let wrong = wanted.iter().filter(is_wrong);
+            let wrong = wrong.min_by_key(|(_, m)| m.role != MemberRole::Voter);
             let change = match wrong {
                 _ if present.joint.is_some() => ConfChange::default(),
                 Some((&id, member)) => {
