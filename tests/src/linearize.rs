@@ -58,16 +58,23 @@ impl Operation {
 /// Searches for an order. The register is empty at first.
 pub fn check(calls: &[Call]) -> Verdict {
     let mut calls = calls.to_vec();
-    calls.sort_by_key(|call| call.start);
+    calls.sort_by_key(|call| (call.end.is_none(), call.start));
     let mut search = Search {
+        answered: calls.iter().filter(|call| call.end.is_some()).count(),
         done: vec![0; calls.len().div_ceil(64)],
         calls: &calls,
         seen: HashSet::new(),
     };
     // A stack of our own: histories are longer than a thread's stack is deep.
-    let mut path: Vec<Step> = vec![Step::new(0)];
+    let mut path = vec![search.step(None, 0, 0)];
     while let Some(step) = path.last_mut() {
-        let state = step.state;
+        if step.first == search.answered {
+            return Verdict::Linearizable;
+        }
+        if search.seen.len() > LIMIT {
+            return Verdict::TooHard;
+        }
+        let first = step.first;
         let Some((at, next)) = search.next(step) else {
             let undone = path.pop().and_then(|step| step.by);
             if let Some(at) = undone {
@@ -75,28 +82,14 @@ pub fn check(calls: &[Call]) -> Verdict {
             }
             continue;
         };
-        debug_assert!(search.calls[at].operation.apply(state) == Some(next));
         search.set(at, true);
-        if search.is_complete() {
-            return Verdict::Linearizable;
-        }
-        if search.seen.len() > LIMIT {
-            return Verdict::TooHard;
-        }
         if search.seen.insert((search.done.clone(), next)) {
-            path.push(Step {
-                by: Some(at),
-                ..Step::new(next)
-            });
+            path.push(search.step(Some(at), next, first));
         } else {
             search.set(at, false);
         }
     }
-    if search.is_complete() {
-        Verdict::Linearizable
-    } else {
-        Verdict::Violation
-    }
+    Verdict::Violation
 }
 
 /// A place in the search.
@@ -104,22 +97,19 @@ struct Step {
     state: u64,
     /// The operation that led here.
     by: Option<usize>,
+    /// The first answered operation that is left.
+    first: usize,
+    /// When the first answer among those left was given: what began later cannot come next.
+    deadline: u64,
     /// The next operation to try.
     cursor: usize,
 }
 
-impl Step {
-    fn new(state: u64) -> Self {
-        Self {
-            state,
-            by: None,
-            cursor: 0,
-        }
-    }
-}
-
 struct Search<'a> {
+    /// The answered ones in the order of their starts, then those that were never answered.
     calls: &'a [Call],
+    /// How many were answered.
+    answered: usize,
     /// A bit for each operation that has its place.
     done: Vec<u64>,
     seen: HashSet<(Vec<u64>, u64)>,
@@ -139,29 +129,39 @@ impl Search<'_> {
         }
     }
 
-    /// Everything that was answered has its place.
-    fn is_complete(&self) -> bool {
-        let answered = self
-            .calls
-            .iter()
-            .enumerate()
-            .filter(|(_, c)| c.end.is_some());
-        answered.into_iter().all(|(at, _)| self.is_done(at))
+    /// The place after the operation `by`, where everything before `from` is done.
+    fn step(&self, by: Option<usize>, state: u64, from: usize) -> Step {
+        let left = (from..self.answered).find(|&at| !self.is_done(at));
+        let first = left.unwrap_or(self.answered);
+        let mut deadline = u64::MAX;
+        for (at, call) in (first..).zip(&self.calls[first..self.answered]) {
+            if call.start > deadline {
+                break;
+            }
+            if !self.is_done(at) {
+                deadline = deadline.min(call.end.unwrap_or(u64::MAX));
+            }
+        }
+        Step {
+            state,
+            by,
+            first,
+            deadline,
+            cursor: first,
+        }
     }
 
     /// The next operation that may come first among those left, and the register after it.
     fn next(&self, step: &mut Step) -> Option<(usize, u64)> {
-        let left = (0..self.calls.len()).filter(|&at| !self.is_done(at));
-        let first_end = left.filter_map(|at| self.calls[at].end).min();
-        let deadline = first_end.unwrap_or(u64::MAX);
         while step.cursor < self.calls.len() {
             let at = step.cursor;
             step.cursor += 1;
-            // One that began after another ended cannot come before it.
-            if self.calls[at].start > deadline {
-                return None;
-            }
-            if !self.is_done(at)
+            if self.calls[at].start > step.deadline {
+                if at >= self.answered {
+                    return None;
+                }
+                step.cursor = self.answered;
+            } else if !self.is_done(at)
                 && let Some(next) = self.calls[at].operation.apply(step.state)
             {
                 return Some((at, next));
