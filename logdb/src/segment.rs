@@ -94,8 +94,17 @@ impl Segment {
 #[derive(Default)]
 pub(crate) struct SegmentTable {
     segments: VecDeque<Segment>,
-    /// Live bytes of batches that have no place yet.
-    unwritten: BTreeMap<u64, u64>,
+    /// What counts in batches that have no place yet.
+    unwritten: BTreeMap<u64, Unwritten>,
+}
+
+/// A batch on its way to a segment.
+#[derive(Default)]
+struct Unwritten {
+    live_bytes: u64,
+    /// As in the segment that it will lie in: it may be killed before it is written, by a batch that
+    /// becomes durable after it.
+    last_kill: u64,
 }
 
 impl SegmentTable {
@@ -108,7 +117,7 @@ impl SegmentTable {
 
     /// Gives the next batch its place at the end of the active segment.
     pub(crate) fn place(&mut self, sequence: u64, padded_bytes: u64) {
-        let live_bytes = self.unwritten.remove(&sequence).unwrap_or(0);
+        let batch = self.unwritten.remove(&sequence).unwrap_or_default();
         let active = self.segments.back_mut().expect("a segment is active");
         assert!(
             active.first_sequence + active.pages.len() as u64 == sequence,
@@ -117,7 +126,8 @@ impl SegmentTable {
         let page = u32::try_from(active.end / PAGE_BYTES).expect("a file of less than 16 TiB");
         active.pages.push(page);
         active.end += padded_bytes;
-        active.live_bytes += live_bytes;
+        active.live_bytes += batch.live_bytes;
+        active.last_kill = active.last_kill.max(batch.last_kill);
     }
 
     fn position(&self, sequence: u64) -> Option<usize> {
@@ -139,7 +149,7 @@ impl SegmentTable {
     pub(crate) fn add_live(&mut self, sequence: u64, bytes: u64) {
         match self.position(sequence) {
             Some(at) => self.segments[at].live_bytes += bytes,
-            None => *self.unwritten.entry(sequence).or_default() += bytes,
+            None => self.unwritten.entry(sequence).or_default().live_bytes += bytes,
         }
     }
 
@@ -150,8 +160,9 @@ impl SegmentTable {
             segment.live_bytes -= bytes;
             segment.last_kill = segment.last_kill.max(killer);
         } else {
-            let live = self.unwritten.get_mut(&sequence).expect("it was added");
-            *live -= bytes;
+            let batch = self.unwritten.get_mut(&sequence).expect("it was added");
+            batch.live_bytes -= bytes;
+            batch.last_kill = batch.last_kill.max(killer);
         }
     }
 
@@ -181,6 +192,7 @@ impl SegmentTable {
     pub(crate) fn used_and_live_bytes(&self) -> (u64, u64) {
         let used = self.segments.iter().map(|s| s.file_bytes).sum();
         let live: u64 = self.segments.iter().map(|s| s.live_bytes).sum();
-        (used, live + self.unwritten.values().sum::<u64>())
+        let unwritten = self.unwritten.values().map(|batch| batch.live_bytes);
+        (used, live + unwritten.sum::<u64>())
     }
 }

@@ -200,3 +200,37 @@ fn power_failing_at_any_operation_loses_nothing_acknowledged_and_revives_nothing
         "no crash came between write and sync"
     );
 }
+
+/// What kills whole segments may wait in a later batch while they are written: until it is durable,
+/// a crash brings back what it killed. Found by fuzzing (`logdb_ops`).
+#[test]
+fn a_queued_removal_frees_nothing_before_it_is_durable() {
+    let disk = SimDisk::new();
+    let (log, mut writer) = open(&disk).unwrap();
+    for (ticket, bytes) in [(1, 20_000), (2, 20_000), (3, 40_000)] {
+        let group = u32::try_from(ticket).unwrap();
+        let write = GroupWrite {
+            meta: Some(Bytes::from_static(b"members")),
+            ..entries(group, vec![block(1, 1, &[&vec![7; bytes]])])
+        };
+        log.append(batch(ticket, vec![write])).unwrap();
+    }
+    for ticket in [4, 5] {
+        let remove = GroupWrite {
+            remove: true,
+            ..GroupWrite::new(GroupId(u32::try_from(ticket - 3).unwrap()))
+        };
+        log.append(batch(ticket, vec![remove])).unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(writer.turn(), Turn::Worked);
+        log.prepare().unwrap();
+    }
+    drop((log, writer));
+    disk.crash(0);
+    let (log, _writer) = open(&disk).unwrap();
+    assert_eq!(
+        contents(&log).keys().copied().collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
+}
