@@ -12,19 +12,22 @@
 //! that into a [`Failure`].
 
 mod client;
+mod dice;
 mod faults;
 mod invariants;
 mod machine;
 mod network;
-mod node;
+pub(crate) mod node;
 mod trace;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use multiraft_transport::codec::Item;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use self::dice::Dice;
 pub use self::faults::{Counters, Fault, FaultSet};
 pub use self::trace::Trace;
 use self::world::World;
@@ -130,6 +133,16 @@ pub fn run(plan: &Plan, traces: bool) -> Result<Outcome, Box<Failure>> {
             trace: world.take_trace(),
         })
     })
+}
+
+/// Runs a plan whose chances come from bytes. Panics when a rule is broken.
+pub fn run_on_bytes(plan: &Plan, bytes: &[u8]) -> Outcome {
+    World::with_dice(plan, Dice::with_bytes(plan.seed, bytes.to_vec()), false).run()
+}
+
+/// Runs a plan and gives what was said in it, by turns.
+pub fn listen(plan: &Plan) -> Vec<Vec<Item>> {
+    World::new(plan, false).run_and_listen()
 }
 
 /// Looks for a shorter plan that still fails: fewer ticks, then fewer faults, groups and nodes.

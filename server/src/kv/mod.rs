@@ -24,6 +24,8 @@ mod draft;
 mod engine;
 pub mod error;
 pub mod machine;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 mod read;
 pub mod route;
 mod rows;

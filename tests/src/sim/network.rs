@@ -7,8 +7,8 @@ use multiraft_engine::raft::message::{Envelope, Message};
 use multiraft_engine::types::NodeId;
 use multiraft_transport::codec::{Item, decode, encode};
 use rand::Rng;
-use rand::rngs::SmallRng;
 
+use super::dice::Dice;
 use super::faults::{Counters, Fault, FaultSet};
 
 /// One message's bytes: head and blocks.
@@ -29,6 +29,8 @@ pub struct Network {
     sent: u64,
     /// Cut links, from and to.
     pub cut: BTreeSet<(NodeId, NodeId)>,
+    /// All that was sent, frame by frame, if somebody listens.
+    pub heard: Option<Vec<Vec<Item>>>,
 }
 
 impl Network {
@@ -38,10 +40,13 @@ impl Network {
         tick: u64,
         envelopes: Vec<Envelope>,
         faults: FaultSet,
-        rng: &mut SmallRng,
+        rng: &mut Dice,
         counters: &mut Counters,
     ) {
         let mut frames: BTreeMap<(NodeId, NodeId), (Vec<Encoded>, Vec<Encoded>)> = BTreeMap::new();
+        if let Some(heard) = &mut self.heard {
+            heard.push(envelopes.iter().cloned().map(to_item).collect());
+        }
         for envelope in envelopes {
             let frame = frames.entry((envelope.from, envelope.to)).or_default();
             let may_repeat = !is_forwarded(&envelope.message);
@@ -111,12 +116,16 @@ fn is_forwarded(message: &Message) -> bool {
     )
 }
 
-fn to_bytes(envelope: Envelope) -> Encoded {
-    let item = Item {
+fn to_item(envelope: Envelope) -> Item {
+    Item {
         group: envelope.group,
         term: envelope.term,
         message: envelope.message,
-    };
+    }
+}
+
+fn to_bytes(envelope: Envelope) -> Encoded {
+    let item = to_item(envelope);
     let mut meta = BytesMut::new();
     let mut blocks = Vec::new();
     encode(&item, &mut meta, &mut blocks);

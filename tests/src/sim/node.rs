@@ -15,9 +15,9 @@ use multiraft_logdb::sim::SimDisk;
 use multiraft_logdb::{Error, Identity, LogDb, Options, Turn, Writer};
 use parking_lot::Mutex;
 use rand::Rng;
-use rand::rngs::SmallRng;
 
 use super::client::OpId;
+use super::dice::Dice;
 use super::machine::Machine;
 
 /// What goes into a shard here.
@@ -106,7 +106,7 @@ pub struct Node {
 
 impl Node {
     /// A node with an empty disk that has not started.
-    pub fn new(id: NodeId, rng: &mut SmallRng, limits: Limits) -> Self {
+    pub fn new(id: NodeId, rng: &mut Dice, limits: Limits) -> Self {
         let shards = rng.random_range(1..=3);
         let mut config = Config::new(id);
         config.shards = shards;
@@ -247,7 +247,7 @@ impl Node {
 }
 
 /// The limits of a run: small, so that every limit is reached.
-pub fn limits(rng: &mut SmallRng) -> Limits {
+pub fn limits(rng: &mut Dice) -> Limits {
     let careful = rng.random_bool(0.8);
     Limits {
         pre_vote: careful || rng.random(),

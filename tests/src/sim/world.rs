@@ -13,11 +13,12 @@ use multiraft_engine::shard::{ApplyTask, ShardInput, TurnEffects};
 use multiraft_engine::state_machine::StateMachine;
 use multiraft_engine::traits::{Log, PeerAddress};
 use multiraft_engine::types::{GroupId, Index, NodeId};
-use rand::rngs::SmallRng;
+use multiraft_transport::codec::Item;
+use rand::Rng;
 use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
 
 use super::client::{Ask, Clients, OpId};
+use super::dice::Dice;
 use super::faults::{Counters, Fault, FaultSet};
 use super::invariants::Invariants;
 use super::machine::{Command, Key};
@@ -36,7 +37,7 @@ const BURST: usize = 16;
 /// See the module's documentation.
 pub struct World {
     plan: Plan,
-    rng: SmallRng,
+    rng: Dice,
     tick: u64,
     nodes: Vec<Node>,
     groups: BTreeMap<GroupId, Membership>,
@@ -53,7 +54,11 @@ pub struct World {
 impl World {
     /// Draws everything that a plan leaves open.
     pub fn new(plan: &Plan, traces: bool) -> Self {
-        let mut rng = SmallRng::seed_from_u64(plan.seed);
+        Self::with_dice(plan, Dice::seeded(plan.seed), traces)
+    }
+
+    /// The same, drawn from elsewhere.
+    pub fn with_dice(plan: &Plan, mut rng: Dice, traces: bool) -> Self {
         let limits = limits(&mut rng);
         let ids: Vec<NodeId> = (1..=plan.nodes).filter_map(NodeId::new).collect();
         let mut nodes: Vec<Node> = ids
@@ -85,6 +90,13 @@ impl World {
             trace: Trace::new(traces),
             healed_ticks: 0,
         }
+    }
+
+    /// Runs, and gives all messages that one node sent another in one turn.
+    pub fn run_and_listen(&mut self) -> Vec<Vec<Item>> {
+        self.network.heard = Some(Vec::new());
+        self.run();
+        self.network.heard.take().unwrap_or_default()
     }
 
     /// What was noted.
@@ -485,7 +497,7 @@ impl World {
 }
 
 /// Voters first, then perhaps a learner and a witness.
-fn membership(ids: &[NodeId], rng: &mut SmallRng) -> Membership {
+fn membership(ids: &[NodeId], rng: &mut Dice) -> Membership {
     let mut roles = vec![MemberRole::Voter; ids.len()];
     let last = roles.len() - 1;
     if ids.len() > 3 && rng.random_bool(0.3) {
