@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
+use multiraft_engine::planted;
+
 use crate::disk::DiskFile;
 use crate::format::PAGE_BYTES;
 
@@ -162,7 +164,9 @@ impl SegmentTable {
         } else {
             let batch = self.unwritten.get_mut(&sequence).expect("it was added");
             batch.live_bytes -= bytes;
-            batch.last_kill = batch.last_kill.max(killer);
+            if !planted!("early-free") {
+                batch.last_kill = batch.last_kill.max(killer);
+            }
         }
     }
 

@@ -6,7 +6,6 @@ use std::io;
 use std::sync::Arc;
 
 use multiraft_engine::block::Block;
-use multiraft_engine::planted;
 use multiraft_engine::traits::{GroupWrite, LogError, StoredGroup, WriteBatch};
 use multiraft_engine::types::{GroupId, Index as LogIndex};
 
@@ -141,7 +140,7 @@ impl State {
         if let Some(index) = write.compact_to {
             self.push_compact(group, index);
         }
-        if let Some(index) = write.truncate_from.filter(|_| !planted!("B12")) {
+        if let Some(index) = write.truncate_from {
             self.push(group, &Item::TruncateFrom(index), None);
         }
         for block in &write.blocks {

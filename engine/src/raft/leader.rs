@@ -13,6 +13,7 @@ use super::quorum::{VoteResult, joint_vote};
 use super::read_index::ReadRounds;
 use super::{Group, OnRemoval, Role};
 use crate::block::EntryKind;
+use crate::planted;
 use crate::types::{Index, NodeId};
 
 /// What only a leader has.
@@ -260,8 +261,10 @@ impl Group {
         }
         if !self.configuration.votes(self.node) {
             match self.limits.on_removal {
-                OnRemoval::StepDown => self.become_follower(self.hard_state.term, None),
-                OnRemoval::LeadOn => {}
+                OnRemoval::StepDown if !planted!("B15") => {
+                    self.become_follower(self.hard_state.term, None);
+                }
+                OnRemoval::StepDown | OnRemoval::LeadOn => {}
             }
             return;
         }

@@ -24,21 +24,26 @@ struct Arguments {
 }
 
 /// The bugs by name, as in the list of classes that the project guards against.
-const BUGS: [(&str, &str); 19] = [
+const BUGS: [(&str, &str); 25] = [
     ("canary", "a rule that is always broken: must fail"),
     (
         "B1",
         "the leader serves a read without asking whether it still leads",
     ),
     ("B2", "an old echo confirms a new read"),
+    ("B3", "a lease lasts longer than an election takes"),
     ("B4", "a vote is told before it is durable"),
     ("B5", "an append is acknowledged before it is durable"),
     ("B6", "entries are applied before the own disk has them"),
     ("B7", "the log goes on after a failed sync"),
     ("B8", "the name of a new segment is not synced"),
+    ("B9", "the rest of a torn tail is not cleared"),
+    ("B10", "damage in the middle is taken for the end"),
+    ("B11", "what an earlier use of a file left behind counts"),
     ("B12", "a cut tail comes back after a restart"),
     ("B13", "a change is logged while another is not applied"),
     ("B14", "a joint configuration decides by its incoming half"),
+    ("B15", "a removed leader leads on"),
     ("B16", "who is behind in term is not told"),
     ("B18", "a snapshot keeps a tail that contradicts it"),
     (
@@ -53,6 +58,10 @@ const BUGS: [(&str, &str); 19] = [
         "the leader counts what its disk does not have yet",
     ),
     ("quorum", "half is taken for a majority"),
+    (
+        "early-free",
+        "a segment is freed before what killed it is durable",
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -69,6 +78,8 @@ fn main() -> ExitCode {
             "simulate",
             "--bin",
             "raftscript",
+            "--bin",
+            "histories",
         ])
         .arg("--target-dir")
         .arg(&target)
@@ -88,7 +99,9 @@ fn main() -> ExitCode {
     table.set_header(["BUG", "WHAT IT DOES", "CAUGHT AFTER", "BY"]);
     let mut missed = 0;
     for (name, what) in bugs {
-        let caught = by_scenario(&target, name).or_else(|| by_seed(&target, name, &arguments));
+        let caught = by_scenario(&target, name)
+            .or_else(|| by_history(&target, name, &arguments))
+            .or_else(|| by_seed(&target, name, &arguments));
         missed += usize::from(caught.is_none());
         let (after, by) = caught.unwrap_or_else(|| ("never".to_owned(), "nothing".to_owned()));
         table.add_row([(*name).to_owned(), (*what).to_owned(), after, by]);
@@ -132,6 +145,27 @@ fn by_scenario(target: &Path, bug: &str) -> Option<(String, String)> {
     None
 }
 
+/// The first random input of the log's fuzz targets that breaks a rule.
+fn by_history(target: &Path, bug: &str, arguments: &Arguments) -> Option<(String, String)> {
+    ["logdb_ops", "logdb_recover"].iter().find_map(|fuzz| {
+        let flags = [
+            format!("--seeds={}", arguments.seeds),
+            format!("--target={fuzz}"),
+        ];
+        let output = run(target.join("release/histories"), bug, &flags)?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (seed, _) = failure(&text)?;
+        Some((format!("{} histories", seed + 1), (*fuzz).to_owned()))
+    })
+}
+
+/// Seed and rule of the line that tells a failure.
+fn failure(text: &str) -> Option<(u64, String)> {
+    let line = text.lines().find(|line| line.contains(" failed: "))?;
+    let (seed, rule) = line.strip_prefix("seed ")?.split_once(" failed: ")?;
+    Some((seed.parse().ok()?, rule.chars().take(60).collect()))
+}
+
 /// The first seed that breaks a rule, and the rule.
 fn by_seed(target: &Path, bug: &str, arguments: &Arguments) -> Option<(String, String)> {
     let flags = [
@@ -141,9 +175,6 @@ fn by_seed(target: &Path, bug: &str, arguments: &Arguments) -> Option<(String, S
     ];
     let output = run(target.join("release/simulate"), bug, &flags)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().find(|line| line.contains(" failed: "))?;
-    let (seed, rule) = line.strip_prefix("seed ")?.split_once(" failed: ")?;
-    let count = seed.parse::<u64>().ok()? + 1;
-    let rule: String = rule.chars().take(60).collect();
-    Some((format!("{count} seeds"), rule))
+    let (seed, rule) = failure(&text)?;
+    Some((format!("{} seeds", seed + 1), rule))
 }

@@ -41,7 +41,7 @@ fn inputs(target: &str) -> Vec<Vec<u8>> {
         "wire_frame" => turns().iter().map(|items| frame(items)).collect(),
         "message_decode" => turns().iter().map(|items| message(&items[0])).collect(),
         "logdb_recover" => {
-            let image = |at| [vec![0], log_image(at)].concat();
+            let image = |at| [vec![0], log_image(at)].concat(); // 0: nothing but these bytes
             let mut images: Vec<Vec<u8>> = (1..4).map(image).collect();
             images.extend(
                 schedules(1)

@@ -279,36 +279,72 @@ fn push_entries(
     Ok(())
 }
 
-/// Segments of a real log with other bytes in them, or nothing but other bytes: refused, or opened
-/// and then readable to the end, and the same when opened again.
+/// Segments of a real log with damage or other bytes in them, or nothing but other bytes: refused,
+/// or opened and then readable to the end, and the same when opened again. One damage alone never
+/// takes more than the last batch, whose promise nothing in the log proves.
 pub fn logdb_recover(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let disk = SimDisk::new();
-    let is_real = input.arbitrary().unwrap_or(false);
-    let Ok(()) = fill(&disk, is_real) else {
+    let kind = input.int_in_range(0..=3).unwrap_or(0);
+    let Ok(()) = fill(&disk, kind > 0) else {
         return;
     };
+    let before = contents(&open(&disk).unwrap().0);
     let mut bytes = disk.bytes(FIRST_SEGMENT);
-    if is_real {
-        while let (false, Ok(at)) = (input.is_empty(), input.int_in_range(0..=bytes.len() - 1)) {
-            let length = usize::from(input.arbitrary::<u8>().unwrap_or(0));
-            let new = input.bytes(length.min(input.len())).unwrap_or(&[]);
-            let end = bytes.len().min(at + new.len());
-            bytes[at..end].copy_from_slice(&new[..end - at]);
+    let is_one_damage = kind > 1;
+    match kind {
+        0 => {
+            let new = input.take_rest();
+            let end = bytes.len().min(new.len());
+            bytes[..end].copy_from_slice(&new[..end]);
+            bytes[end..].fill(0);
         }
-    } else {
-        let new = input.take_rest();
-        let end = bytes.len().min(new.len());
-        bytes[..end].copy_from_slice(&new[..end]);
-        bytes[end..].fill(0);
+        1 => {
+            while let (false, Ok(at)) = (input.is_empty(), input.int_in_range(0..=bytes.len() - 1))
+            {
+                let length = usize::from(input.arbitrary::<u8>().unwrap_or(0));
+                let new = input.bytes(length.min(input.len())).unwrap_or(&[]);
+                let end = bytes.len().min(at + new.len());
+                bytes[at..end].copy_from_slice(&new[..end - at]);
+            }
+        }
+        _ => damage(&mut bytes, &mut input).unwrap_or(()),
     }
     disk.set_bytes(FIRST_SEGMENT, &bytes);
     let Ok((log, writer)) = open(&disk) else {
         return;
     };
     let found = contents(&log);
+    if is_one_damage {
+        let entries = |model: &Model| model.values().map(|g| g.entries.len()).sum::<usize>();
+        let (before, found) = (entries(&before), entries(&found));
+        assert!(
+            found + 1 >= before,
+            "{found} of {before} entries, and no word of damage"
+        );
+    }
     drop((log, writer));
     assert_eq!(contents(&open(&disk).unwrap().0), found);
+}
+
+/// A flipped bit, a lost sector, a lost page, or two pages in each other's place.
+fn damage(bytes: &mut [u8], input: &mut Unstructured<'_>) -> Result<()> {
+    const USED_PAGES: usize = 8;
+    let at = input.int_in_range(0..=USED_PAGES * 4096 - 1)?;
+    match input.int_in_range(0..=3)? {
+        0 => bytes[at] ^= 1_u8 << input.int_in_range(0..=7)?,
+        1 => bytes[at / 512 * 512..][..512].fill(0),
+        2 => bytes[at / 4096 * 4096..][..4096].fill(0),
+        _ => {
+            let (one, other) = (at / 4096, input.int_in_range(0..=USED_PAGES - 1)?);
+            let (first, second) = (one.min(other), one.max(other));
+            if first < second {
+                let (left, right) = bytes.split_at_mut(second * 4096);
+                left[first * 4096..][..4096].swap_with_slice(&mut right[..4096]);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A few batches of two groups.

@@ -7,6 +7,7 @@ use multiraft_engine::config::Config;
 use multiraft_engine::raft::Limits;
 use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::raft::progress::Window;
+use multiraft_engine::raft::read_index::ReadMode;
 use multiraft_engine::shard::{ApplyTask, Shard, ShardInput};
 use multiraft_engine::state_machine::StateMachine;
 use multiraft_engine::traits::{Log, LogError, LogObserver, StoredGroup};
@@ -18,6 +19,7 @@ use rand::Rng;
 
 use super::client::OpId;
 use super::dice::Dice;
+use super::faults::{Fault, FaultSet};
 use super::machine::Machine;
 
 /// What goes into a shard here.
@@ -247,11 +249,19 @@ impl Node {
 }
 
 /// The limits of a run: small, so that every limit is reached.
-pub fn limits(rng: &mut Dice) -> Limits {
+pub fn limits(rng: &mut Dice, faults: FaultSet) -> Limits {
     let careful = rng.random_bool(0.8);
+    // A lease is only as good as the clocks: they must keep the bound that it states.
+    let clocks_keep = !faults.has(Fault::ClockRate) && !faults.has(Fault::Pause);
+    let has_leases = rng.random_bool(0.5) && clocks_keep;
     Limits {
+        reads: if has_leases {
+            ReadMode::Lease { drift_ticks: 2 }
+        } else {
+            ReadMode::Index
+        },
         pre_vote: careful || rng.random(),
-        check_quorum: careful || rng.random(),
+        check_quorum: careful || has_leases || rng.random(),
         window: Window {
             messages: rng.random_range(1..8),
             bytes: 4 << 10,

@@ -59,7 +59,7 @@ impl World {
 
     /// The same, drawn from elsewhere.
     pub fn with_dice(plan: &Plan, mut rng: Dice, traces: bool) -> Self {
-        let limits = limits(&mut rng);
+        let limits = limits(&mut rng, plan.faults);
         let ids: Vec<NodeId> = (1..=plan.nodes).filter_map(NodeId::new).collect();
         let mut nodes: Vec<Node> = ids
             .iter()

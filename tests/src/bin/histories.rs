@@ -1,0 +1,54 @@
+//! Runs a fuzz target on random bytes, seed after seed: without libFuzzer, and repeatable by number.
+
+use std::panic::catch_unwind;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::builder::PossibleValuesParser;
+use indicatif::ProgressBar;
+use multiraft_tests::fuzz::TARGETS;
+use rand::rngs::SmallRng;
+use rand::{Rng, RngCore, SeedableRng};
+
+/// Runs one fuzz target on random inputs. Exit code 1 when one of them breaks a rule.
+#[derive(Parser)]
+struct Arguments {
+    /// Which target.
+    #[arg(long, default_value = "logdb_ops", value_parser = PossibleValuesParser::new(TARGETS.map(|t| t.0)))]
+    target: String,
+    /// How many inputs.
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// The first one.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Bytes of the longest input.
+    #[arg(long, default_value_t = 2_000)]
+    max_bytes: usize,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let found = TARGETS.iter().find(|target| target.0 == arguments.target);
+    let (name, target) = *found.expect("the parser knows the targets");
+    std::panic::set_hook(Box::new(|_| ())); // shown below, with its seed
+    let bar = ProgressBar::new(arguments.seeds);
+    for seed in arguments.seed..arguments.seed + arguments.seeds {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut bytes = vec![0; rng.random_range(0..=arguments.max_bytes)];
+        rng.fill_bytes(&mut bytes);
+        if let Err(panic) = catch_unwind(|| target(&bytes)) {
+            bar.finish_and_clear();
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            let what: String = text.unwrap_or_default().chars().take(400).collect();
+            println!("seed {seed} failed: {what}");
+            println!("replay: histories --target {name} --seed {seed} --seeds 1");
+            return ExitCode::FAILURE;
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    println!("{} inputs of {name}: all rules held", arguments.seeds);
+    ExitCode::SUCCESS
+}
