@@ -42,7 +42,7 @@ pub enum Error {
     #[error("{} holds segments but no IDENTITY file", dir.display())]
     IdentityMissing { dir: PathBuf },
     /// Nothing to inspect.
-    #[error("{} is not a log directory", dir.display())]
+    #[error("{} is not a log directory: that of a node is `log` in its data directory", dir.display())]
     NotALog { dir: PathBuf },
     /// Bytes that were promised to be durable no longer verify. Nothing was changed: quarantine
     /// the groups and fetch them from their peers.
