@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::block::Entry;
 use crate::error::ProposeError;
 use crate::shard::ApplyTask;
+use crate::snapshot::SnapshotTask;
 use crate::state_machine::StateMachine;
 use crate::types::{GroupId, Index, Term};
 
@@ -22,6 +23,19 @@ pub struct Applied<P, O> {
     pub entries: usize,
     /// For the clients.
     pub completions: Vec<Completion<P, O>>,
+    /// For whoever works on snapshots.
+    pub snapshots: Vec<SnapshotTask>,
+}
+
+impl<P, O> Default for Applied<P, O> {
+    fn default() -> Self {
+        Self {
+            marks: Vec::new(),
+            entries: 0,
+            completions: Vec::new(),
+            snapshots: Vec::new(),
+        }
+    }
 }
 
 /// The state machine and the clients that wait for its outputs.
@@ -43,41 +57,83 @@ impl<M: StateMachine, P> Applier<M, P> {
         }
     }
 
-    /// Does a round of tasks: all entries of all groups in one call of the machine.
+    /// Does a round of tasks: all entries of all groups in one call of the machine, or in one for
+    /// each stretch between snapshots.
     pub fn run(&mut self, tasks: Vec<ApplyTask<P>>) -> Result<Applied<P, M::Output>, M::Error> {
         let mut entries: Vec<(GroupId, Entry)> = Vec::new();
-        let mut marks = Vec::new();
-        let mut completions = Vec::new();
+        let mut round = Applied::default();
         for task in tasks {
             match task {
                 ApplyTask::Await(group, index, term, waiter) => {
-                    completions.extend(self.add_waiter(group, index, term, waiter));
+                    let told = self.add_waiter(group, index, term, waiter);
+                    round.completions.extend(told);
                 }
                 ApplyTask::GiveUp => {
                     let waiting = std::mem::take(&mut self.waiting).into_values().flatten();
-                    completions.extend(waiting.map(|w| (w.2, Err(ProposeError::Unknown))));
+                    let unknown = waiting.map(|w| (w.2, Err(ProposeError::Unknown)));
+                    round.completions.extend(unknown);
                 }
                 ApplyTask::Apply(group, blocks) => {
                     if let Some(block) = blocks.last() {
-                        marks.push((group, block.last()));
+                        round.marks.push((group, block.last()));
                     }
                     entries.extend(blocks.iter().flat_map(|b| b.entries().map(|e| (group, e))));
                 }
+                ApplyTask::Pass(group, index) => round.marks.push((group, index)),
+                ApplyTask::Save(group, snapshot) => {
+                    self.apply(&mut entries, &mut round)?;
+                    let view = self.machine.snapshot(group)?;
+                    let task = SnapshotTask::Save(group, snapshot, view);
+                    round.snapshots.push(task);
+                }
+                ApplyTask::Restore(group, snapshot) => {
+                    self.apply(&mut entries, &mut round)?;
+                    let end = (snapshot.index, snapshot.term);
+                    self.give_up(group, end, &mut round.completions);
+                    let task = SnapshotTask::Restore(group, snapshot);
+                    round.snapshots.push(task);
+                }
             }
         }
-        if !entries.is_empty() {
-            let outputs = self.machine.apply(&entries)?;
-            assert_eq!(outputs.len(), entries.len(), "one output for each entry");
-            for ((group, entry), output) in entries.iter().zip(outputs) {
-                self.applied.insert(*group, (entry.index, entry.term));
-                self.complete(*group, entry, output, &mut completions);
-            }
+        self.apply(&mut entries, &mut round)?;
+        Ok(round)
+    }
+
+    fn apply(
+        &mut self,
+        entries: &mut Vec<(GroupId, Entry)>,
+        round: &mut Applied<P, M::Output>,
+    ) -> Result<(), M::Error> {
+        if entries.is_empty() {
+            return Ok(());
         }
-        Ok(Applied {
-            marks,
-            entries: entries.len(),
-            completions,
-        })
+        let entries = std::mem::take(entries);
+        let outputs = self.machine.apply(&entries)?;
+        assert_eq!(outputs.len(), entries.len(), "one output for each entry");
+        for ((group, entry), output) in entries.iter().zip(outputs) {
+            self.applied.insert(*group, (entry.index, entry.term));
+            self.complete(*group, entry, output, &mut round.completions);
+        }
+        round.entries += entries.len();
+        Ok(())
+    }
+
+    /// A snapshot takes the place of entries: those who wait for one that it covers are told that
+    /// nobody here knows what became of it.
+    fn give_up<O>(
+        &mut self,
+        group: GroupId,
+        (index, term): (Index, Term),
+        completions: &mut Vec<Completion<P, O>>,
+    ) {
+        self.applied.insert(group, (index, term));
+        if let Some(queue) = self.waiting.get_mut(&group) {
+            while queue.front().is_some_and(|waiter| waiter.0 <= index) {
+                let covered = queue.pop_front().into_iter();
+                completions.extend(covered.map(|w| (w.2, Err(ProposeError::Unknown))));
+            }
+            replace_older(queue, term, completions);
+        }
     }
 
     /// Waiters come in index order, but a new leader may reuse an index. Those at or above it are
@@ -133,21 +189,29 @@ impl<M: StateMachine, P> Applier<M, P> {
             };
             completions.push((waiter, result));
         }
-        // Whoever waits behind this entry with an older term waits in vain: terms in a log never
-        // fall, and this entry is committed (Raft §5.4.3). In a quiet group nothing else would tell.
-        if queue.iter().any(|waiter| waiter.1 < entry.term) {
-            let (stale, rest): (VecDeque<_>, _) = std::mem::take(queue)
-                .into_iter()
-                .partition(|waiter| waiter.1 < entry.term);
-            *queue = rest;
-            let replaced = stale
-                .into_iter()
-                .map(|w| (w.2, Err(ProposeError::Replaced)));
-            completions.extend(replaced);
-        }
+        replace_older(queue, entry.term, completions);
         if queue.is_empty() {
             self.waiting.remove(&group);
         }
+    }
+}
+
+/// Whoever waits behind a committed entry with an older term than its own waits in vain: terms in a
+/// log never fall (Raft §5.4.3). In a quiet group nothing else would tell.
+fn replace_older<P, O>(
+    queue: &mut VecDeque<(Index, Term, P)>,
+    term: Term,
+    completions: &mut Vec<Completion<P, O>>,
+) {
+    if queue.iter().any(|waiter| waiter.1 < term) {
+        let (stale, rest): (VecDeque<_>, _) = std::mem::take(queue)
+            .into_iter()
+            .partition(|waiter| waiter.1 < term);
+        *queue = rest;
+        let replaced = stale
+            .into_iter()
+            .map(|w| (w.2, Err(ProposeError::Replaced)));
+        completions.extend(replaced);
     }
 }
 
@@ -159,6 +223,10 @@ mod tests {
 
     use super::*;
     use crate::block::{Block, EntryKind};
+    use crate::raft::effects::Snapshot;
+    use crate::raft::membership::Membership;
+    use crate::snapshot::{SnapshotIn, SnapshotOut, SnapshotView};
+    use crate::state_machine::RestoreError;
 
     /// Tells each entry's index.
     struct Indexes;
@@ -178,6 +246,32 @@ mod tests {
         fn flush(&self) -> Result<(), Infallible> {
             Ok(())
         }
+
+        fn snapshot(&self, _: GroupId) -> Result<Box<dyn SnapshotView>, Infallible> {
+            Ok(Box::new(Nothing))
+        }
+
+        fn restore(
+            &self,
+            _: GroupId,
+            _: Index,
+            _: Term,
+            _: &mut dyn SnapshotIn,
+        ) -> Result<(), RestoreError<Infallible>> {
+            Ok(())
+        }
+
+        fn remove(&self, _: GroupId) -> Result<(), Infallible> {
+            Ok(())
+        }
+    }
+
+    struct Nothing;
+
+    impl SnapshotView for Nothing {
+        fn write_to(&mut self, _: &mut dyn SnapshotOut) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     const GROUP: GroupId = GroupId(1);
@@ -190,6 +284,15 @@ mod tests {
         let entries = [(EntryKind::Normal, Bytes::from_static(b"x"))];
         let block = Block::encode(Index(index), Term(term), &entries);
         ApplyTask::Apply(GROUP, vec![block])
+    }
+
+    fn restore(index: u64, term: u64) -> ApplyTask<&'static str> {
+        let snapshot = Snapshot {
+            index: Index(index),
+            term: Term(term),
+            membership: Membership::default(),
+        };
+        ApplyTask::Restore(GROUP, snapshot)
     }
 
     fn run(tasks: Vec<ApplyTask<&'static str>>) -> Vec<String> {
@@ -240,6 +343,16 @@ mod tests {
                 "an index is used again: an older leader's entry may still come",
                 vec![wait(1, 1, "a"), wait(1, 2, "b"), apply(1, 2)],
                 vec!["a unknown", "b done 1"],
+            ),
+            (
+                "a snapshot covers the entry, but not the next one",
+                vec![wait(1, 1, "a"), wait(3, 1, "b"), restore(2, 1), apply(3, 1)],
+                vec!["a unknown", "b done 3"],
+            ),
+            (
+                "the leader's word comes after a snapshot that covers the entry",
+                vec![restore(2, 1), wait(1, 1, "a")],
+                vec!["a unknown"],
             ),
         ] {
             assert_eq!(run(tasks), told, "{case}");

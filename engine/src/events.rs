@@ -1,7 +1,7 @@
 //! What the engine tells about its groups, in the order in which it happened.
 
 use crate::raft::membership::Membership;
-use crate::types::{GroupId, NodeId, Term};
+use crate::types::{GroupId, Index, NodeId, Term};
 
 /// Something that happened to a group here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,37 @@ pub enum GroupEvent {
         /// `None`: no leader is known in that term.
         leader: Option<NodeId>,
     },
+    /// Something happened to a snapshot or to the log behind it.
+    Snapshot {
+        /// Whose.
+        group: GroupId,
+        /// The last entry that the snapshot covers; of [`SnapshotEvent::LogCompacted`] the last one
+        /// that is gone.
+        index: Index,
+        /// What.
+        event: SnapshotEvent,
+    },
+}
+
+/// What may happen to snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotEvent {
+    /// A new local one is durable.
+    Created,
+    /// The files of an older one are gone.
+    Compacted,
+    /// The first chunk to this peer is about to leave.
+    SendStarted(NodeId),
+    /// This peer has confirmed the whole file.
+    SendCompleted(NodeId),
+    /// Sending to this peer was given up; in place of `SendCompleted`.
+    SendAborted(NodeId),
+    /// One from this peer is complete, checked and durable.
+    Received(NodeId),
+    /// The state machine goes on from it.
+    Recovered,
+    /// Entries up to the index can no longer be read.
+    LogCompacted,
 }
 
 /// Told of events on a shard's thread: must not block.

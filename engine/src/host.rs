@@ -21,12 +21,14 @@ use crate::metrics::Metrics;
 use crate::raft::conf_change::ConfChange;
 use crate::raft::effects::Refusal;
 use crate::raft::membership::Membership;
-use crate::raft::message::{Envelope, Message};
-use crate::shard::{ApplyTask, GroupStatus, Shard, ShardInput, TurnEffects};
+use crate::raft::message::Envelope;
+use crate::shard::{ApplyTask, GroupStatus, Loaded, Shard, ShardInput, TurnEffects};
+use crate::snapshot::{SnapshotSending, SnapshotStore, SnapshotTask, Travelling, forget};
+use crate::start::load;
 use crate::state_machine::StateMachine;
 use crate::traits::{
-    ConnectionState, Log, LogError, LogObserver, PeerAddress, StoredGroup, Transport,
-    TransportObserver,
+    ConnectionKind, ConnectionState, Log, LogError, LogObserver, PeerAddress, StoredGroup,
+    Transport, TransportObserver,
 };
 use crate::types::{GroupId, Index, NodeId};
 
@@ -38,7 +40,13 @@ type ApplyBox<M> = Mailbox<ApplyTask<Proposal<M>>>;
 /// Told of connections on the transport's threads: must not block.
 pub trait ConnectionSink: Send + Sync + 'static {
     /// The outgoing connection to `node` changed.
-    fn on_connection(&self, node: NodeId, address: &PeerAddress, state: ConnectionState);
+    fn on_connection(
+        &self,
+        node: NodeId,
+        address: &PeerAddress,
+        kind: ConnectionKind,
+        state: ConnectionState,
+    );
 }
 
 /// What a host works with.
@@ -49,6 +57,8 @@ pub struct Parts<M> {
     pub transport: Arc<dyn Transport>,
     /// The state of all groups.
     pub machine: Arc<M>,
+    /// The files of snapshots; the same that the transport sends from and receives into.
+    pub snapshots: Arc<dyn SnapshotStore>,
     /// Told what happens to groups.
     pub events: Arc<dyn EventSink>,
     /// Told what happens to connections.
@@ -66,6 +76,8 @@ struct Inner<M: StateMachine> {
     parts: Parts<M>,
     shards: Vec<ShardBox<M>>,
     appliers: Vec<ApplyBox<M>>,
+    /// Work on snapshots, of all shards.
+    snapshot_tasks: Mailbox<SnapshotTask>,
     metrics: Metrics,
     stopping: AtomicBool,
 }
@@ -79,6 +91,7 @@ impl<M: StateMachine> Host<M> {
         let inner = Arc::new(Inner {
             shards: (0..count).map(|_| Mailbox::default()).collect(),
             appliers: (0..count).map(|_| Mailbox::default()).collect(),
+            snapshot_tasks: Mailbox::default(),
             metrics: Metrics::default(),
             stopping: AtomicBool::new(false),
             config,
@@ -94,10 +107,16 @@ impl<M: StateMachine> Host<M> {
             )
         };
         let mut shards: Vec<_> = (0..inner.config.shards).map(new_shard).collect();
-        for stored in inner.parts.log.take_stored_groups() {
-            let (membership, applied) = inner.load(&stored)?;
-            inner.learn_addresses(&membership);
-            shards[inner.shard_of(stored.group)].restore(&stored, membership, applied);
+        let stored_groups = inner.parts.log.take_stored_groups();
+        for (group, _) in inner.parts.snapshots.newest() {
+            if stored_groups.iter().all(|stored| stored.group != group) {
+                forget(&*inner.parts.snapshots, group);
+            }
+        }
+        for stored in stored_groups {
+            let loaded = inner.load(&stored)?;
+            inner.learn_addresses(&loaded.membership);
+            shards[inner.shard_of(stored.group)].restore(&stored, loaded);
         }
         let observer = Arc::new(Observer(Arc::downgrade(&inner)));
         inner.parts.log.set_observer(observer.clone());
@@ -110,6 +129,9 @@ impl<M: StateMachine> Host<M> {
                 inner.run_shard(at, shard);
             })?;
             host.spawn(format!("apply-{at}"), move |inner| inner.run_applier(at))?;
+        }
+        for at in 0..host.inner.config.snapshot_threads {
+            host.spawn(format!("snapshot-{at}"), |inner| inner.run_snapshots())?;
         }
         host.inner.parts.transport.set_observer(observer);
         Ok(host)
@@ -216,6 +238,15 @@ impl<M: StateMachine> Host<M> {
         }
     }
 
+    /// Asks for a snapshot of a group's state here, if anything was applied since the last one. Whether
+    /// it was made shows in the group's status and events.
+    pub fn make_snapshot(&self, group: GroupId) {
+        let shard = &self.inner.shards[self.inner.shard_of(group)];
+        if shard.push(ShardInput::MakeSnapshot(group)).is_err() {
+            tracing::debug!(%group, "a snapshot while stopping");
+        }
+    }
+
     /// The state of these groups, or of all if none is named, by rising id.
     pub async fn status(&self, groups: &[GroupId]) -> Vec<GroupStatus> {
         let mut all = Vec::new();
@@ -251,6 +282,7 @@ impl<M: StateMachine> Host<M> {
         for shard in &self.inner.shards {
             shard.close();
         }
+        self.inner.snapshot_tasks.close();
         for thread in self.threads.lock().drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the host panicked");
@@ -283,24 +315,19 @@ impl<M: StateMachine> Inner<M> {
         }
     }
 
-    fn load(&self, stored: &StoredGroup) -> Result<(Membership, Index), StartError> {
+    /// What is known of a group besides its log; its state machine is restored from the snapshot with
+    /// which the log begins if it has not come that far.
+    fn load(&self, stored: &StoredGroup) -> Result<Loaded, StartError> {
         let group = stored.group;
         let membership = Membership::decode(&stored.meta)
             .map_err(|source| StartError::Membership { group, source })?;
-        let applied = self.parts.machine.applied(group);
-        let applied = applied.map_err(|error| StartError::StateMachine {
-            group,
-            reason: error.to_string(),
-        })?;
-        let last = stored.terms.last().map_or(stored.compacted.0, |run| run.1);
-        if applied > last {
-            return Err(StartError::StateAhead {
-                group,
-                applied,
-                last,
-            });
-        }
-        Ok((membership, applied))
+        load(
+            stored,
+            membership,
+            self.config.node,
+            &*self.parts.machine,
+            &*self.parts.snapshots,
+        )
     }
 
     /// Whether the mailbox is closed, if it did not take the request.
@@ -353,6 +380,9 @@ impl<M: StateMachine> Inner<M> {
         if !effects.send.is_empty() {
             self.parts.transport.send(effects.send);
         }
+        for envelope in effects.send_snapshots {
+            self.parts.transport.send_snapshot(envelope);
+        }
         for task in effects.apply {
             if let ApplyTask::Apply(_, blocks) = &task {
                 self.metrics
@@ -360,6 +390,11 @@ impl<M: StateMachine> Inner<M> {
                     .inc_by(blocks.iter().map(|b| u64::from(b.count())).sum());
             }
             if self.appliers[at].push(task).is_err() {
+                break; // stopping
+            }
+        }
+        for task in effects.snapshot_tasks {
+            if self.snapshot_tasks.push(task).is_err() {
                 break; // stopping
             }
         }
@@ -419,6 +454,32 @@ impl<M: StateMachine> Inner<M> {
             {
                 return; // stopping
             }
+            for task in round.snapshots {
+                if self.snapshot_tasks.push(task).is_err() {
+                    return; // stopping
+                }
+            }
+        }
+    }
+
+    fn run_snapshots(&self) {
+        let mut tasks = Vec::new();
+        while self.snapshot_tasks.take_one(&mut tasks) {
+            for task in tasks.drain(..) {
+                let group = task.group();
+                let done = match task.run(&*self.parts.machine, &*self.parts.snapshots) {
+                    Ok(done) => done,
+                    Err(error) => {
+                        tracing::error!(%error, "the state machine failed: this node stops serving");
+                        self.fence(&LogError::Fenced(Arc::new(std::io::Error::other(error))));
+                        return;
+                    }
+                };
+                let shard = &self.shards[self.shard_of(group)];
+                if shard.push(ShardInput::SnapshotDone(group, done)).is_err() {
+                    return; // stopping
+                }
+            }
         }
     }
 
@@ -459,10 +520,6 @@ impl<M: StateMachine> TransportObserver for Observer<M> {
         };
         let mut by_shard: Vec<Vec<Envelope>> = inner.shards.iter().map(|_| Vec::new()).collect();
         for envelope in envelopes {
-            if matches!(envelope.message, Message::InstallSnapshot { .. }) {
-                inner.metrics.dropped_messages.inc(); // without its files it would empty a group
-                continue;
-            }
             by_shard[inner.shard_of(envelope.group)].push(envelope);
         }
         let limit = inner.config.inbox_messages;
@@ -479,9 +536,38 @@ impl<M: StateMachine> TransportObserver for Observer<M> {
         }
     }
 
-    fn on_connection(&self, node: NodeId, address: &PeerAddress, state: ConnectionState) {
+    fn on_connection(
+        &self,
+        node: NodeId,
+        address: &PeerAddress,
+        kind: ConnectionKind,
+        state: ConnectionState,
+    ) {
         if let Some(inner) = self.0.upgrade() {
-            inner.parts.connections.on_connection(node, address, state);
+            let connections = &inner.parts.connections;
+            connections.on_connection(node, address, kind, state);
+        }
+    }
+
+    fn on_snapshot_sending(&self, snapshot: Travelling, sending: SnapshotSending) {
+        if let Some(inner) = self.0.upgrade() {
+            let shard = &inner.shards[inner.shard_of(snapshot.group)];
+            if shard
+                .push(ShardInput::SnapshotSending(snapshot, sending))
+                .is_err()
+            {
+                tracing::debug!(group = %snapshot.group, "a snapshot sent while stopping");
+            }
+        }
+    }
+
+    fn on_snapshot_received(&self, envelope: Envelope) {
+        if let Some(inner) = self.0.upgrade() {
+            let group = envelope.group;
+            let shard = &inner.shards[inner.shard_of(group)];
+            if shard.push(ShardInput::SnapshotReceived(envelope)).is_err() {
+                tracing::debug!(%group, "a snapshot received while stopping");
+            }
         }
     }
 

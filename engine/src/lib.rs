@@ -22,6 +22,8 @@ pub mod metrics;
 pub mod planted;
 pub mod raft;
 pub mod shard;
+pub mod snapshot;
+pub mod start;
 pub mod state_machine;
 pub mod traits;
 pub mod types;

@@ -97,9 +97,26 @@ impl<T> Mailbox<T> {
         !state.closed || !items.is_empty()
     }
 
+    /// Waits for one item and moves it into `items`, which must be empty: for several threads that
+    /// share the work. Returns false once the mailbox is closed; what waits then is dropped.
+    pub fn take_one(&self, items: &mut Vec<T>) -> bool {
+        let mut state = self.state.lock();
+        while state.items.is_empty() && !state.closed {
+            self.wake.wait(&mut state);
+        }
+        if state.closed {
+            return false;
+        }
+        items.push(state.items.remove(0));
+        if !state.items.is_empty() {
+            self.wake.notify_one();
+        }
+        true
+    }
+
     /// Takes nothing new; what waits can still be taken.
     pub fn close(&self) {
         self.state.lock().closed = true;
-        self.wake.notify_one();
+        self.wake.notify_all();
     }
 }

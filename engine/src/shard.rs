@@ -10,22 +10,26 @@
 mod bootstrap;
 mod membership;
 mod requests;
+mod snapshots;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use self::snapshots::{ReplicaSource, Snapshots};
 pub use self::turn::{
     ApplyTask, BootstrapReply, GroupStatus, MembershipReply, ShardInput, StatusReply, TurnEffects,
 };
 use crate::config::Config;
 use crate::error::{BootstrapError, ChangeMembershipError, ProposeError, ReadError};
-use crate::events::GroupEvent;
+use crate::events::{GroupEvent, SnapshotEvent};
 use crate::raft::conf_change::ConfChange;
-use crate::raft::effects::{Effects, Input, ReadOutcome};
+use crate::raft::effects::{Effects, Input, ReadOutcome, Snapshot};
+use crate::raft::incarnation::Identity;
 use crate::raft::membership::Membership;
 use crate::raft::message::Envelope;
 use crate::raft::{Group, Limits};
+use crate::snapshot::Travelling;
 use crate::traits::{GroupWrite, Log, LogError, StoredGroup, WriteBatch};
 use crate::types::{GroupId, Index, NodeId, Term};
 
@@ -49,10 +53,15 @@ struct Replica<P, R> {
     changes: BTreeMap<u64, (u64, MembershipReply)>,
     /// The same once its place in the log is known.
     placed_changes: BTreeMap<Index, (Term, MembershipReply)>,
+    snapshots: Snapshots,
+    /// It keeps no state.
+    is_witness: bool,
+    /// It has told that it can serve.
+    is_ready: bool,
 }
 
 impl<P, R> Replica<P, R> {
-    fn new(raft: Group) -> Self {
+    fn new(raft: Group, newest: Option<Snapshot>) -> Self {
         Self {
             raft,
             proposals: BTreeMap::new(),
@@ -64,8 +73,26 @@ impl<P, R> Replica<P, R> {
             meta_writes: 0,
             changes: BTreeMap::new(),
             placed_changes: BTreeMap::new(),
+            snapshots: Snapshots::new(newest),
+            is_witness: false,
+            is_ready: false,
         }
     }
+}
+
+/// What is known of a group besides its log when the node starts.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// As the log describes it.
+    pub membership: Membership,
+    /// Whether this replica keeps no state.
+    pub is_witness: bool,
+    /// What the state machine has applied; of a witness, which has none, where its log begins.
+    pub applied: Index,
+    /// The newest snapshot that belongs to the log.
+    pub newest: Option<Snapshot>,
+    /// The snapshot from which the state machine has just been restored, if it had to be.
+    pub recovered: Option<Index>,
 }
 
 /// A batch on its way to the disk.
@@ -80,6 +107,8 @@ struct BatchInFlight {
     replies: Vec<BootstrapReply>,
     /// Groups whose changed membership is in it.
     memberships: Vec<GroupId>,
+    /// Snapshots that the state machine may take over then.
+    installs: Vec<(GroupId, Snapshot)>,
 }
 
 /// Some of a node's groups.
@@ -103,6 +132,10 @@ pub struct Shard<P, R> {
     memberships: BTreeMap<GroupId, bytes::Bytes>,
     /// Empty writes of the last turn with nothing before them on its way to the disk.
     settled: Vec<(GroupId, u64)>,
+    /// The same for snapshots to be taken over.
+    settled_installs: Vec<(GroupId, Snapshot)>,
+    /// Snapshots on their way to peers, whose beginning was told.
+    sending: BTreeSet<Travelling>,
     fenced: Option<LogError>,
     out: TurnEffects<P, R>,
 }
@@ -124,44 +157,73 @@ impl<P, R> Shard<P, R> {
             repeated: Vec::new(),
             memberships: BTreeMap::new(),
             settled: Vec::new(),
+            settled_installs: Vec::new(),
+            sending: BTreeSet::new(),
             fenced: None,
             out: TurnEffects::default(),
         }
     }
 
-    /// A group that the log holds, with what its state machine has applied.
-    pub fn restore(&mut self, stored: &StoredGroup, membership: Membership, applied: Index) {
-        self.insert(stored, membership, applied);
+    /// A group that the log holds, with what its state machine has applied and its newest snapshot.
+    pub fn restore(&mut self, stored: &StoredGroup, loaded: Loaded) {
+        let group = stored.group;
+        if let Some(index) = loaded.recovered {
+            self.out.events.push(GroupEvent::Snapshot {
+                group,
+                index,
+                event: SnapshotEvent::Recovered,
+            });
+        }
+        self.insert(stored, loaded);
     }
 
-    fn insert(&mut self, stored: &StoredGroup, membership: Membership, applied: Index) {
+    fn insert(&mut self, stored: &StoredGroup, loaded: Loaded) {
+        let Loaded {
+            membership,
+            applied,
+            newest,
+            is_witness,
+            ..
+        } = loaded;
         let group = stored.group;
         let first = membership.first_candidate(group.0) == Some(self.config.node);
         let seed =
             self.next_request ^ (u64::from(group.0) << 32) ^ u64::from(self.config.node.get());
         let limits: Limits = self.config.limits;
-        self.out.events.push(GroupEvent::MemberReady {
-            group,
-            membership: membership.clone(),
-        });
-        let raft = Group::restore(
-            self.config.node,
-            stored,
-            membership,
-            applied,
-            limits,
-            first,
-            seed,
-        );
-        let replica = Replica::new(raft);
+        let own = Identity {
+            node: self.config.node,
+            incarnation: self.config.incarnation,
+        };
+        let raft = Group::restore(own, stored, membership, applied, limits, first, seed);
+        let is_missing = raft.log().is_state_missing();
+        let mut replica = Replica::new(raft, newest);
+        replica.is_witness = is_witness;
         self.groups.insert(group, replica);
         self.dirty.insert(group);
+        if !is_missing {
+            self.on_ready(group);
+        }
+    }
+
+    /// The replica has its state; told once.
+    fn on_ready(&mut self, group: GroupId) {
+        if let Some(replica) = self.groups.get_mut(&group)
+            && !std::mem::replace(&mut replica.is_ready, true)
+        {
+            let membership = replica.raft.membership().clone();
+            self.out
+                .events
+                .push(GroupEvent::MemberReady { group, membership });
+        }
     }
 
     /// One round: all of `inbox` in, everything that follows out.
     pub fn turn(&mut self, inbox: impl IntoIterator<Item = ShardInput<P, R>>) -> TurnEffects<P, R> {
         for (group, number) in std::mem::take(&mut self.settled) {
             self.step(group, Input::Durable(number));
+        }
+        for (group, snapshot) in std::mem::take(&mut self.settled_installs) {
+            self.restore_state(group, snapshot);
         }
         self.change_memberships();
         for input in inbox {
@@ -188,20 +250,25 @@ impl<P, R> Shard<P, R> {
                 for (group, index) in marks {
                     self.step(group, Input::Applied(index));
                     self.serve_reads(group, index);
+                    self.compact_witness(group);
                 }
             }
+            ShardInput::SnapshotDone(group, done) => self.on_snapshot_done(group, done),
+            ShardInput::SnapshotSending(sent, sending) => self.on_snapshot_sending(sent, sending),
             _ if self.fenced.is_some() => {} // silent, so that the others elect
             ShardInput::Tick => self.on_tick(),
             ShardInput::Messages(envelopes) => {
                 for envelope in envelopes {
-                    self.step(envelope.group, Input::Message(envelope));
+                    self.on_message(envelope);
                 }
             }
+            ShardInput::SnapshotReceived(envelope) => self.on_snapshot_received(envelope),
+            ShardInput::MakeSnapshot(group) => self.save(group),
             ShardInput::Durable(ticket) => self.on_durable(ticket),
             ShardInput::TransferLeadership(group, to) => {
                 self.step(group, Input::TransferLeadership(to));
             }
-            ShardInput::Compact(group, index) => self.step(group, Input::Compact(index)),
+            ShardInput::Compact(group, index) => self.compact(group, index),
             ShardInput::PeerDown(node) => {
                 for group in self.members_of(node) {
                     self.step(group, Input::PeerDown(node));
@@ -253,6 +320,9 @@ impl<P, R> Shard<P, R> {
             self.out.send.extend(batch.messages);
             for group in batch.memberships {
                 self.on_membership_durable(group);
+            }
+            for (group, snapshot) in batch.installs {
+                self.restore_state(group, snapshot);
             }
             let replies = batch.replies.into_iter();
             self.out
@@ -330,6 +400,10 @@ impl<P, R> Shard<P, R> {
             let Some(mut effects) = self.take_effects(group) else {
                 continue;
             };
+            if let (Some(snapshot), Some((_, write))) = (effects.install.take(), &mut effects.write)
+            {
+                self.on_install(group, snapshot, &mut batch, write);
+            }
             if let Some((number, write)) = effects.write.take() {
                 batch.writes.push((group, number));
                 if !write.is_empty() {
@@ -347,10 +421,13 @@ impl<P, R> Shard<P, R> {
         if self.fenced.is_some() {
             return None;
         }
-        let log = &self.log;
         let replica = self.groups.get_mut(&group)?;
-        let mut blocks = |first, last, bytes| log.read(group, first, last, bytes);
-        Some(replica.raft.take_effects(&mut blocks))
+        let mut source = ReplicaSource {
+            group,
+            log: &*self.log,
+            snapshots: &mut replica.snapshots,
+        };
+        Some(replica.raft.take_effects(&mut source))
     }
 
     /// What waits for the disk goes with this turn's batch; without one, with the newest on its
@@ -369,9 +446,11 @@ impl<P, R> Shard<P, R> {
             newest.writes.append(&mut batch.writes);
             newest.messages.append(&mut batch.messages);
             newest.replies.append(&mut batch.replies);
+            newest.installs.append(&mut batch.installs);
         } else {
-            self.out.wants_turn |= !batch.writes.is_empty();
+            self.out.wants_turn |= !batch.writes.is_empty() || !batch.installs.is_empty();
             self.settled = batch.writes;
+            self.settled_installs = batch.installs;
             self.out.send.append(&mut batch.messages);
             let replies = batch.replies.into_iter();
             self.out
@@ -381,12 +460,10 @@ impl<P, R> Shard<P, R> {
     }
 
     fn on_effects(&mut self, group: GroupId, effects: Effects) {
-        self.out.send.extend(effects.send);
+        self.send(group, effects.send);
         for outcome in effects.proposals {
             self.on_outcome(group, outcome);
         }
-        // The files of snapshots have no lane yet, so no peer can have made the core take one.
-        assert!(effects.install.is_none(), "a snapshot without its files");
         self.apply(group, effects.apply);
         for ReadOutcome { request, index } in effects.reads {
             self.on_read_outcome(group, request, &index.map_err(ReadError::from));
@@ -398,6 +475,7 @@ impl<P, R> Shard<P, R> {
                 leader,
             });
         }
+        self.maybe_save(group); // a peer may need one
     }
 
     fn status(&self, groups: &[GroupId]) -> Vec<GroupStatus> {
@@ -415,6 +493,7 @@ impl<P, R> Shard<P, R> {
                 applied: replica.raft.log().applied(),
                 first: replica.raft.log().first(),
                 last: replica.raft.log().last(),
+                snapshot: replica.snapshots.index(),
                 membership: replica.raft.membership().clone(),
             })
             .collect()
@@ -428,7 +507,7 @@ fn merge(writes: &mut Vec<GroupWrite>, with_meta: usize, write: GroupWrite) {
     match first.iter_mut().find(|w| w.group == write.group) {
         Some(place) => {
             *place = GroupWrite {
-                meta: place.meta.take(),
+                meta: write.meta.or(place.meta.take()),
                 ..write
             };
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::block::Block;
 use crate::raft::message::Envelope;
+use crate::snapshot::{SnapshotSending, Travelling};
 use crate::types::{GroupId, HardState, Index, NodeId, Term};
 
 /// What one group wants made durable in one turn, as one atomic unit.
@@ -167,6 +168,11 @@ pub trait Transport: Send + Sync + 'static {
     /// a full queue, an unknown peer or a broken connection drops them, which Raft mends.
     fn send(&self, envelopes: Vec<Envelope>);
 
+    /// Sends the file of the snapshot that this [`crate::raft::message::Message::InstallSnapshot`]
+    /// names, on a connection of its own, and with it the message; never blocks. Always ends with
+    /// one [`TransportObserver::on_snapshot_sending`] that is not `Started`.
+    fn send_snapshot(&self, envelope: Envelope);
+
     /// Learns or changes a peer's address; connects in the background.
     fn set_peer(&self, node: NodeId, address: PeerAddress);
 
@@ -186,13 +192,35 @@ pub enum ConnectionState {
     Failed,
 }
 
+/// What a connection carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConnectionKind {
+    /// Messages of all groups.
+    Messages,
+    /// Files of snapshots.
+    Snapshots,
+}
+
 /// Told by the transport, on its threads: must not block.
 pub trait TransportObserver: Send + Sync + 'static {
     /// Checked messages from one peer: `from` is the connection's node, `to` is this node.
     fn on_messages(&self, envelopes: Vec<Envelope>);
 
-    /// The outgoing connection to `node` changed.
-    fn on_connection(&self, node: NodeId, address: &PeerAddress, state: ConnectionState);
+    /// An outgoing connection to `node` changed.
+    fn on_connection(
+        &self,
+        node: NodeId,
+        address: &PeerAddress,
+        kind: ConnectionKind,
+        state: ConnectionState,
+    );
+
+    /// A snapshot on its way to a peer; in order for each.
+    fn on_snapshot_sending(&self, snapshot: Travelling, sending: SnapshotSending);
+
+    /// A snapshot has arrived: its file is whole and durable in our store. The message is that of
+    /// its leader, as checked as any other.
+    fn on_snapshot_received(&self, envelope: Envelope);
 
     /// The process of `node` is gone or cannot be reached: its end reset or refused us. Groups
     /// led there need not wait for a whole election timeout.

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use multiraft_engine::block::{Block, EntryKind};
 use multiraft_engine::raft::effects::Input;
+use multiraft_engine::raft::incarnation::Identity;
 use multiraft_engine::raft::membership::{Member, MemberRole, Membership};
 use multiraft_engine::raft::message::{AppendResponse, Envelope, Message};
 use multiraft_engine::raft::{Group, Limits, RoleName};
@@ -165,7 +166,7 @@ impl Cluster {
         let applied_to = Index(applied.len() as u64);
         let seed = self.rng.random();
         let raft = Group::restore(
-            node,
+            Identity::new(node),
             &stored,
             self.membership.clone(),
             applied_to,
@@ -448,6 +449,7 @@ fn hostile_messages_change_nothing_committed() {
                         from,
                         to: node,
                         term,
+                        incarnation: 0,
                         message,
                     };
                     cluster.step(node, Input::Message(envelope));

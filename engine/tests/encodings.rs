@@ -74,14 +74,23 @@ fn change() -> impl Strategy<Value = ConfChange> {
     ];
     let addresses = proptest::collection::btree_map(node(), address(), 0..3);
     let expected = proptest::option::of((0..9_u64).prop_map(Index));
-    (transition, vec(step, 0..4), expected, addresses).prop_map(
-        |(transition, changes, expected, addresses)| ConfChange {
-            transition,
-            changes,
-            expected,
-            addresses,
-        },
+    let incarnations = proptest::collection::btree_map(node(), 1..=u64::MAX, 0..3);
+    (
+        transition,
+        vec(step, 0..4),
+        expected,
+        addresses,
+        incarnations,
     )
+        .prop_map(
+            |(transition, changes, expected, addresses, incarnations)| ConfChange {
+                transition,
+                changes,
+                expected,
+                addresses,
+                incarnations,
+            },
+        )
 }
 
 /// Whether `nodes` are a majority of every half that has members.

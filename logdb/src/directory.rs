@@ -75,7 +75,7 @@ pub(crate) fn open_existing(dir: &Path) -> Result<(DirectoryLock, Identity, u64)
     Ok((lock, identity, found.incarnation))
 }
 
-fn create_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }

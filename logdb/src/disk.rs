@@ -1,9 +1,12 @@
-//! The few operations the log needs of a disk, and the real one.
+//! The few operations that the log and the snapshots need of a disk, and the real one.
 //!
 //! What we assume of a disk, and the simulated one keeps to:
 //! - A write is volatile until a sync of its file returns `Ok`; a crash keeps any part of it, in
 //!   any order, torn within 4 KiB pages that were being written. It does not touch other pages.
-//! - A name created or renamed is volatile until [`Disk::sync_dir`].
+//! - A growing file's length is as volatile as what was written: a crash keeps any length between
+//!   the synced one and the written one, and what was lost of it reads as zeros.
+//! - A name created, renamed or deleted is volatile until [`Disk::sync_dir`].
+//! - A file that is deleted or replaced while it is open goes on for who has it open.
 //! - After a failed sync nothing is known: the kernel may have marked the lost pages clean
 //!   (fsyncgate), so the same sync is never tried again.
 
@@ -24,6 +27,9 @@ pub trait Disk: Send + Sync + 'static {
     /// A new file of `bytes` real, written, synced zeros: a later `sync_data` of it writes no
     /// metadata. Replaces a file of that name. Its name is not synced. No file is left behind on an error.
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>>;
+    /// A new empty file that grows by writes at its end, under a name that is not taken. Neither its
+    /// name nor its length is durable: [`DiskFile::sync_data`] keeps the length with the bytes.
+    fn create_growing(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens an existing file.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// Renames, replacing a file of the new name.
@@ -36,20 +42,24 @@ pub trait Disk: Send + Sync + 'static {
     fn free_bytes(&self) -> io::Result<u64>;
 }
 
-/// One open file of a fixed length.
+/// One open file: of a fixed length, or growing by writes at its end.
 #[expect(
     clippy::missing_errors_doc,
     reason = "as the operating system reports them"
 )]
-#[expect(clippy::len_without_is_empty, reason = "a file here is never empty")]
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "nobody asks whether a file is empty"
+)]
 pub trait DiskFile: Send + Sync + 'static {
     /// Its length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Fills `buffer` from `offset` on.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
-    /// One positional write.
+    /// One positional write. Beyond the end it makes a growing file longer, and begins where it
+    /// ends; on an error any part of it may have been done, and the file may be longer.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Makes earlier writes durable.
+    /// Makes earlier writes durable, and the length with them.
     fn sync_data(&self) -> io::Result<()>;
     /// Lets the following reads come from the device, not from pages that a failed sync of an
     /// earlier process left in the cache, clean and never written. Call after `sync_data`.
@@ -119,6 +129,13 @@ impl Disk for FsDisk {
             return Err(error);
         }
         Ok(Arc::new(FsFile(file)))
+    }
+
+    fn create_growing(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        // Never through a link, and never into a file that is there.
+        let options = options.read(true).write(true).create_new(true).mode(0o600);
+        Ok(Arc::new(FsFile(options.open(self.dir.join(name))?)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {

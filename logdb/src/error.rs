@@ -35,6 +35,19 @@ pub enum Error {
         found: u32,
         known: u32,
     },
+    /// The snapshots were made beside another log, which is gone: this node forgot its votes. Restore
+    /// that log, or delete the snapshots' directory and let the node join its groups anew.
+    #[error(
+        "the snapshots belong to a log with incarnation {found:016x}, this one has {expected:016x}"
+    )]
+    OtherIncarnation { found: u64, expected: u64 },
+    /// Start the newer program again.
+    #[error("snapshot {name} has format {found}, this program knows up to {known}")]
+    NewerSnapshot {
+        name: String,
+        found: u32,
+        known: u32,
+    },
     /// The identity file is not what this program wrote; restore it.
     #[error("{} is damaged", path.display())]
     IdentityDamaged { path: PathBuf },

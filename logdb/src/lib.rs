@@ -9,7 +9,8 @@
 //! ```
 //! Read in this order: `format` (the bytes), `disk` (what is assumed of a disk), `state` (appends
 //! and reads), `writer` (group commit), `recover` (what a crash leaves), `compact` (how space comes
-//! back), `reserve` (files ahead of need), `directory` (lock and identity), `inspect`.
+//! back), `reserve` (files ahead of need), `directory` (lock and identity), `inspect`. Beside the
+//! log, in a directory of their own: `snapshots`.
 //!
 //! Invariants:
 //! - Nothing is told to be durable before its sync returned `Ok`; a failed sync is final.
@@ -37,6 +38,7 @@ mod reserve;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod snapshots;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -58,6 +60,10 @@ pub use inspect::{GroupReport, Problem, Report, SegmentReport, VerifyReport, ins
 pub use metrics::Metrics;
 pub use options::{Identity, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options};
 pub use segment::SegmentId;
+pub use snapshots::{
+    SNAPSHOT_FORMAT_VERSION, SNAPSHOT_RESERVE_BYTES, SnapshotDir, SnapshotMetrics, SnapshotReport,
+    inspect_snapshots,
+};
 pub use writer::{Turn, Writer};
 
 use directory::DirectoryLock;

@@ -1,5 +1,6 @@
 //! A disk in memory, for tests and simulation: writes are volatile and torn by sector, names by
-//! directory, syncs can fail, space can end. A process that crashes keeps what the disk has.
+//! directory, lengths of growing files are lost like their bytes, syncs can fail, space can end. A
+//! process that crashes keeps what the disk has.
 #![allow(
     clippy::missing_panics_doc,
     clippy::unwrap_used,
@@ -23,6 +24,32 @@ struct Inode {
     durable: Vec<u8>,
     cached: Vec<u8>,
     dirty: BTreeSet<usize>,
+    growth: Growth,
+}
+
+/// Whether a file's length changes.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Growth {
+    #[default]
+    Fixed,
+    Growing,
+}
+
+impl Inode {
+    /// What is cached becomes durable in this sector; the rest of a longer file is zeros.
+    fn keep(&mut self, sector: usize) {
+        let end = self.durable.len().min((sector + 1) * SECTOR);
+        let range = sector * SECTOR..end;
+        self.durable[range.clone()].copy_from_slice(&self.cached[range]);
+    }
+
+    /// Bytes taken from the free ones.
+    fn grown_bytes(&self) -> u64 {
+        match self.growth {
+            Growth::Fixed => 0,
+            Growth::Growing => self.cached.len() as u64,
+        }
+    }
 }
 
 type Names = BTreeMap<String, Arc<Mutex<Inode>>>;
@@ -36,9 +63,22 @@ struct Disks {
     operations: u64,
     fail_from: Option<u64>,
     fail_next_sync: bool,
+    fail_next_dir_sync: bool,
 }
 
 impl Disks {
+    /// Bytes of all growing files.
+    fn grown_bytes(&self) -> u64 {
+        let files = self.names.values();
+        files.map(|inode| inode.lock().grown_bytes()).sum()
+    }
+
+    /// A file lost its name.
+    fn give_back(&mut self, file: &Mutex<Inode>) {
+        let grown_bytes = file.lock().grown_bytes();
+        self.free_bytes = self.free_bytes.saturating_add(grown_bytes);
+    }
+
     fn operation(&mut self) -> io::Result<()> {
         self.operations += 1;
         match self.fail_from {
@@ -80,7 +120,20 @@ impl SimDisk {
         self.0.lock().fail_next_sync = true;
     }
 
-    /// New files fit up to this size.
+    /// The next sync of the directory fails: no name becomes durable by it.
+    pub fn fail_next_dir_sync(&self) {
+        self.0.lock().fail_next_dir_sync = true;
+    }
+
+    /// Nothing is going to fail any more.
+    pub fn mend(&self) {
+        let mut disk = self.0.lock();
+        disk.fail_from = None;
+        disk.fail_next_sync = false;
+        disk.fail_next_dir_sync = false;
+    }
+
+    /// New files fit up to this size; growing files use it up.
     pub fn set_free_bytes(&self, bytes: u64) {
         self.0.lock().free_bytes = bytes;
     }
@@ -116,6 +169,7 @@ impl SimDisk {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut disk = self.0.lock();
         disk.fail_from = None;
+        let grown_before = disk.grown_bytes();
         if rng.random() {
             disk.durable_names = disk.names.clone();
         } else {
@@ -124,15 +178,24 @@ impl SimDisk {
         let outcomes = if rng.random() { 0..1 } else { 0..3 };
         for inode in disk.names.values() {
             let mut inode = inode.lock();
+            let (synced, written) = (inode.durable.len(), inode.cached.len());
+            if synced < written {
+                let kept = match outcomes.end {
+                    1 => written,
+                    _ => rng.random_range(synced..=written),
+                };
+                inode.durable.resize(kept, 0);
+            }
             for sector in std::mem::take(&mut inode.dirty) {
-                let Inode {
-                    durable, cached, ..
-                } = &mut *inode;
-                let end = durable.len().min((sector + 1) * SECTOR);
-                let range = sector * SECTOR..end;
+                if inode.durable.len() <= sector * SECTOR {
+                    continue; // it was not grown that far
+                }
                 match rng.random_range(outcomes.clone()) {
-                    0 => durable[range.clone()].copy_from_slice(&cached[range]),
-                    1 => rng.fill(&mut durable[range]),
+                    0 => inode.keep(sector),
+                    1 => {
+                        let end = inode.durable.len().min((sector + 1) * SECTOR);
+                        rng.fill(&mut inode.durable[sector * SECTOR..end]);
+                    }
                     _ => {}
                 }
             }
@@ -141,6 +204,8 @@ impl SimDisk {
             } = &mut *inode;
             cached.clone_from(durable);
         }
+        let free_bytes = disk.free_bytes.saturating_add(grown_before);
+        disk.free_bytes = free_bytes.saturating_sub(disk.grown_bytes());
     }
 }
 
@@ -160,6 +225,22 @@ impl Disk for SimDisk {
             durable: zeros.clone(),
             cached: zeros,
             dirty: BTreeSet::new(),
+            growth: Growth::Fixed,
+        }));
+        disk.names.insert(name.to_owned(), Arc::clone(&inode));
+        let disk = Arc::clone(&self.0);
+        Ok(Arc::new(SimFile { disk, inode }))
+    }
+
+    fn create_growing(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut disk = self.0.lock();
+        disk.operation()?;
+        if disk.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let inode = Arc::new(Mutex::new(Inode {
+            growth: Growth::Growing,
+            ..Inode::default()
         }));
         disk.names.insert(name.to_owned(), Arc::clone(&inode));
         let disk = Arc::clone(&self.0);
@@ -179,20 +260,26 @@ impl Disk for SimDisk {
         let mut disk = self.0.lock();
         disk.operation()?;
         let inode = disk.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        disk.names.insert(to.to_owned(), inode);
+        if let Some(replaced) = disk.names.insert(to.to_owned(), inode) {
+            disk.give_back(&replaced);
+        }
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut disk = self.0.lock();
         disk.operation()?;
-        disk.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        let removed = disk.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        disk.give_back(&removed);
         Ok(())
     }
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut disk = self.0.lock();
         disk.operation()?;
+        if std::mem::take(&mut disk.fail_next_dir_sync) {
+            return Err(io::Error::other("sync failed"));
+        }
         disk.durable_names = disk.names.clone();
         Ok(())
     }
@@ -216,21 +303,32 @@ impl DiskFile for SimFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let (result, is_begun) = {
-            let mut disk = self.disk.lock();
-            let result = disk.operation();
-            // The write during which power fails leaves its bytes unsynced.
-            let is_begun = disk.fail_from.is_none_or(|at| disk.operations <= at + 1);
-            (result, is_begun)
-        };
+        let mut disk = self.disk.lock();
+        let mut result = disk.operation();
+        // The write during which power fails leaves its bytes unsynced.
+        if disk.fail_from.is_some_and(|at| at + 1 < disk.operations) {
+            return result;
+        }
         let start = usize::try_from(offset).unwrap();
         let mut inode = self.inode.lock();
-        if is_begun {
-            inode.cached[start..start + bytes.len()].copy_from_slice(bytes);
-            inode
-                .dirty
-                .extend(start / SECTOR..(start + bytes.len()).div_ceil(SECTOR));
+        let mut bytes = bytes;
+        if inode.growth == Growth::Growing {
+            assert!(start <= inode.cached.len(), "it grows at its end");
+            let free_bytes = usize::try_from(disk.free_bytes).unwrap();
+            let most = free_bytes.saturating_add(inode.cached.len() - start);
+            if most < bytes.len() {
+                // What fits is written, as the kernel does it.
+                bytes = &bytes[..most];
+                result = result.and(Err(io::ErrorKind::StorageFull.into()));
+            }
+            let length = inode.cached.len().max(start + bytes.len());
+            disk.free_bytes -= (length - inode.cached.len()) as u64;
+            inode.cached.resize(length, 0);
         }
+        inode.cached[start..start + bytes.len()].copy_from_slice(bytes);
+        inode
+            .dirty
+            .extend(start / SECTOR..(start + bytes.len()).div_ceil(SECTOR));
         result
     }
 
@@ -242,12 +340,10 @@ impl DiskFile for SimFile {
             inode.dirty.clear(); // lost, and clean (fsyncgate)
             return Err(io::Error::other("sync failed"));
         }
+        let length = inode.cached.len();
+        inode.durable.resize(length, 0);
         for sector in std::mem::take(&mut inode.dirty) {
-            let range = sector * SECTOR..inode.cached.len().min((sector + 1) * SECTOR);
-            let Inode {
-                durable, cached, ..
-            } = &mut *inode;
-            durable[range.clone()].copy_from_slice(&cached[range]);
+            inode.keep(sector);
         }
         Ok(())
     }

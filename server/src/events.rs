@@ -7,14 +7,16 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use multiraft_engine::events::{EventSink, GroupEvent};
+use multiraft_engine::events::{EventSink, GroupEvent, SnapshotEvent};
 use multiraft_engine::host::ConnectionSink;
-use multiraft_engine::traits::{ConnectionState, PeerAddress};
+use multiraft_engine::traits::{ConnectionKind, ConnectionState, PeerAddress};
 use multiraft_engine::types::{GroupId, NodeId, Term};
 use multiraft_proto::node::event::Event as Kind;
 use multiraft_proto::node::{
     ConnectionEstablishedEvent, ConnectionFailedEvent, ConnectionInfo, Event, LeaderUpdatedEvent,
-    MemberReadyEvent, MembershipChangedEvent,
+    LogCompactedEvent, MemberReadyEvent, MembershipChangedEvent, SendSnapshotAbortedEvent,
+    SendSnapshotCompletedEvent, SendSnapshotStartedEvent, SnapshotCompactedEvent,
+    SnapshotCreatedEvent, SnapshotReceivedEvent, SnapshotRecoveredEvent,
 };
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
@@ -33,7 +35,7 @@ pub struct EventHub {
 #[derive(Default)]
 struct Present {
     groups: BTreeMap<GroupId, PresentGroup>,
-    connections: BTreeMap<NodeId, (PeerAddress, Event)>,
+    connections: BTreeMap<(NodeId, ConnectionKind), Event>,
 }
 
 #[derive(Default)]
@@ -61,7 +63,7 @@ impl EventHub {
                 .iter()
                 .chain(group.leader.iter().map(|leader| &leader.2))
         });
-        let connections = present.connections.values().map(|connection| &connection.1);
+        let connections = present.connections.values();
         (
             groups.chain(connections).cloned().collect(),
             self.sender.subscribe(),
@@ -70,7 +72,10 @@ impl EventHub {
 
     /// The peers that this node's connections reach now.
     pub fn connected(&self) -> Vec<NodeId> {
-        self.present.lock().connections.keys().copied().collect()
+        let present = self.present.lock();
+        let connections = present.connections.keys();
+        let for_messages = connections.filter(|(_, kind)| *kind == ConnectionKind::Messages);
+        for_messages.map(|(node, _)| *node).collect()
     }
 
     /// The newest term seen of a group; `None` if it has no replica here.
@@ -92,6 +97,42 @@ fn membership_changed(group: GroupId, node: NodeId) -> Kind {
         group_id: group.0,
         node_id: u64::from(node.get()),
     })
+}
+
+fn snapshot_event(group_id: u32, index: u64, event: SnapshotEvent) -> Kind {
+    let peer = |node: NodeId| u64::from(node.get());
+    match event {
+        SnapshotEvent::Created => Kind::SnapshotCreated(SnapshotCreatedEvent { group_id, index }),
+        SnapshotEvent::Compacted => {
+            Kind::SnapshotCompacted(SnapshotCompactedEvent { group_id, index })
+        }
+        SnapshotEvent::SendStarted(to) => Kind::SendSnapshotStarted(SendSnapshotStartedEvent {
+            group_id,
+            index,
+            to: peer(to),
+        }),
+        SnapshotEvent::SendCompleted(to) => {
+            Kind::SendSnapshotCompleted(SendSnapshotCompletedEvent {
+                group_id,
+                index,
+                to: peer(to),
+            })
+        }
+        SnapshotEvent::SendAborted(to) => Kind::SendSnapshotAborted(SendSnapshotAbortedEvent {
+            group_id,
+            index,
+            to: peer(to),
+        }),
+        SnapshotEvent::Received(from) => Kind::SnapshotReceived(SnapshotReceivedEvent {
+            group_id,
+            index,
+            from: peer(from),
+        }),
+        SnapshotEvent::Recovered => {
+            Kind::SnapshotRecovered(SnapshotRecoveredEvent { group_id, index })
+        }
+        SnapshotEvent::LogCompacted => Kind::LogCompacted(LogCompactedEvent { group_id, index }),
+    }
 }
 
 impl EventSink for EventHub {
@@ -146,30 +187,39 @@ impl EventSink for EventHub {
                     *known = Some((term, leader, event.clone()));
                     self.publish(event);
                 }
+                GroupEvent::Snapshot {
+                    group,
+                    index,
+                    event,
+                } => self.publish(stamped(now, snapshot_event(group.0, index.0, event))),
             }
         }
     }
 }
 
 impl ConnectionSink for EventHub {
-    fn on_connection(&self, node: NodeId, address: &PeerAddress, state: ConnectionState) {
+    fn on_connection(
+        &self,
+        node: NodeId,
+        address: &PeerAddress,
+        kind: ConnectionKind,
+        state: ConnectionState,
+    ) {
         let info = Some(ConnectionInfo {
             address: address.to_string(),
-            snapshot: false,
+            snapshot: kind == ConnectionKind::Snapshots,
         });
         let now = SystemTime::now();
         let mut present = self.present.lock();
         let event = match state {
             ConnectionState::Established => {
-                let kind = Kind::ConnectionEstablished(ConnectionEstablishedEvent { info });
-                let event = stamped(now, kind);
-                present
-                    .connections
-                    .insert(node, (address.clone(), event.clone()));
+                let established = ConnectionEstablishedEvent { info };
+                let event = stamped(now, Kind::ConnectionEstablished(established));
+                present.connections.insert((node, kind), event.clone());
                 event
             }
             ConnectionState::Failed => {
-                present.connections.remove(&node);
+                present.connections.remove(&(node, kind));
                 stamped(now, Kind::ConnectionFailed(ConnectionFailedEvent { info }))
             }
         };
@@ -208,7 +258,8 @@ mod tests {
             host: "h".into(),
             port: 9,
         };
-        hub.on_connection(node(2), &address, ConnectionState::Established);
+        let kind = ConnectionKind::Messages;
+        hub.on_connection(node(2), &address, kind, ConnectionState::Established);
         let (present, mut live) = hub.subscribe();
         assert_eq!(present.len(), 2, "the last leader and the connection");
         hub.on_events(vec![leader(1, 2), leader(2, 3)]);

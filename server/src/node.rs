@@ -8,7 +8,7 @@ use std::time::Duration;
 use multiraft_engine::config::Config as EngineConfig;
 use multiraft_engine::host::{Host, Parts};
 use multiraft_engine::types::GroupId;
-use multiraft_logdb::{Access, Disk, FsDisk, Identity, LogDb, Options};
+use multiraft_logdb::{Access, Disk, FsDisk, Identity, LogDb, Options, SnapshotDir};
 use multiraft_proto::FILE_DESCRIPTOR_SET;
 use multiraft_proto::admin::admin_server::AdminServer;
 use multiraft_proto::etcdserverpb::kv_server::KvServer;
@@ -91,7 +91,8 @@ impl Node {
     /// The same with the log's segments on another disk.
     pub async fn start_on(disk: Arc<dyn Disk>, config: &Config) -> Result<Self, NodeError> {
         let (log, machine) = open(disk, config).await?;
-        let transport = bind_transport(config, log.incarnation()).await?;
+        let snapshots = open_snapshots(config, log.incarnation()).await?;
+        let transport = bind_transport(config, log.incarnation(), &snapshots).await?;
         let api = listen(&config.api_host, config.api_port, "the API", "--api-port").await?;
         let about = about(config, &log, api.local_addr().ok(), transport.local_addr());
         let events = Arc::new(EventHub::new(config.node));
@@ -99,12 +100,19 @@ impl Node {
             log: log.clone(),
             transport: transport.clone(),
             machine,
+            snapshots: snapshots.clone(),
             events: events.clone(),
             connections: events.clone(),
         };
-        let host = Arc::new(Host::start(engine_config(config), parts)?);
+        let host = Arc::new(Host::start(
+            engine_config(config, log.incarnation()),
+            parts,
+        )?);
         let metrics = match config.metrics_port {
-            Some(port) => Some(serve_metrics(config, port, &log, &transport, &host).await?),
+            Some(port) => {
+                let registry = registry(&log, &snapshots, &transport, &host);
+                Some(serve_metrics(config, port, registry).await?)
+            }
             None => None,
         };
         let (stop, stopped) = oneshot::channel();
@@ -190,14 +198,25 @@ fn check_together(machine: &KvMachine, log: &LogDb) -> Result<(), NodeError> {
     }
 }
 
-async fn bind_transport(config: &Config, incarnation: u64) -> Result<Arc<TcpTransport>, NodeError> {
+/// After the log, which holds the lock.
+async fn open_snapshots(config: &Config, incarnation: u64) -> Result<Arc<SnapshotDir>, NodeError> {
+    let dir = config.data_dir.join("snapshots");
+    let opened = tokio::task::spawn_blocking(move || SnapshotDir::open_dir(&dir, incarnation));
+    Ok(opened.await??)
+}
+
+async fn bind_transport(
+    config: &Config,
+    incarnation: u64,
+    snapshots: &Arc<SnapshotDir>,
+) -> Result<Arc<TcpTransport>, NodeError> {
     let transport = multiraft_transport::Config {
         host: config.raft_host.clone(),
         port: config.raft_port,
         ..multiraft_transport::Config::new(config.cluster_id, config.node, incarnation)
     };
     let runtime = tokio::runtime::Handle::current();
-    TcpTransport::bind(transport, runtime)
+    TcpTransport::bind(transport, snapshots.clone(), runtime)
         .await
         .map_err(NodeError::RaftPort)
 }
@@ -230,8 +249,11 @@ fn about(config: &Config, log: &LogDb, api: Option<SocketAddr>, raft: SocketAddr
     }
 }
 
-fn engine_config(config: &Config) -> EngineConfig {
+fn engine_config(config: &Config, incarnation: u64) -> EngineConfig {
     let mut engine = EngineConfig::new(config.node);
+    engine.incarnation = incarnation;
+    engine.snapshot_entries = config.snapshot_entry_threshold;
+    engine.retain_entries = config.compaction_retain_entries;
     engine.tick = config.heartbeat_period;
     let ticks = config
         .election_timeout
@@ -242,17 +264,25 @@ fn engine_config(config: &Config) -> EngineConfig {
     engine
 }
 
+fn registry(
+    log: &LogDb,
+    snapshots: &SnapshotDir,
+    transport: &TcpTransport,
+    host: &Host<KvMachine>,
+) -> Registry {
+    let mut registry = Registry::with_prefix("multiraft");
+    log.metrics().register(&mut registry);
+    snapshots.metrics().register(&mut registry);
+    transport.metrics().register(&mut registry);
+    host.metrics().register(&mut registry);
+    registry
+}
+
 async fn serve_metrics(
     config: &Config,
     port: u16,
-    log: &LogDb,
-    transport: &TcpTransport,
-    host: &Host<KvMachine>,
+    registry: Registry,
 ) -> Result<JoinHandle<()>, NodeError> {
-    let mut registry = Registry::with_prefix("multiraft");
-    log.metrics().register(&mut registry);
-    transport.metrics().register(&mut registry);
-    host.metrics().register(&mut registry);
     let listener = listen(&config.api_host, port, "metrics", "--metrics-port").await?;
     Ok(tokio::spawn(metrics_http::serve(
         listener,

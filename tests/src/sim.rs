@@ -19,6 +19,7 @@ mod machine;
 mod network;
 pub(crate) mod node;
 mod trace;
+mod transfers;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

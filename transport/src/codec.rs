@@ -30,6 +30,7 @@ const READ_INDEX_RESPONSE: u8 = 14;
 const INSTALL_SNAPSHOT: u8 = 15;
 const TRANSFER_LEADERSHIP: u8 = 16;
 const PROPOSE_CONF_CHANGE: u8 = 17;
+const APPEND_STATE_MISSING: u8 = 18;
 
 /// A message without its ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +85,10 @@ pub fn encode(item: &Item, meta: &mut BytesMut, blocks: &mut Vec<Bytes>) {
         }) => {
             meta.put_u8(APPEND_REJECTED);
             put_numbers(meta, &[prev.0, hint_index.0, hint_term.0, last.0]);
+        }
+        Message::AppendEntriesResponse(AppendResponse::StateMissing { from }) => {
+            meta.put_u8(APPEND_STATE_MISSING);
+            put_numbers(meta, &[from.0]);
         }
         Message::Heartbeat { commit, read_round } => {
             meta.put_u8(HEARTBEAT);
@@ -172,6 +177,10 @@ pub fn decode(meta: &mut Bytes, blocks: &mut Bytes) -> Result<Item, Error> {
             hint_term: Term(u64(meta)?),
             last: Index(u64(meta)?),
         }),
+        APPEND_STATE_MISSING => {
+            let from = Index(u64(meta)?);
+            Message::AppendEntriesResponse(AppendResponse::StateMissing { from })
+        }
         HEARTBEAT => Message::Heartbeat {
             commit: Index(u64(meta)?),
             read_round: u64(meta)?,
@@ -265,7 +274,12 @@ pub fn weight(message: &Message) -> usize {
 
 fn put_vote(meta: &mut BytesMut, kind: u8, request: VoteRequest) {
     put_flag(meta, kind, request.transfer);
-    put_numbers(meta, &[request.last_index.0, request.last_term.0]);
+    let numbers = [
+        request.last_index.0,
+        request.last_term.0,
+        request.configuration.0,
+    ];
+    put_numbers(meta, &numbers);
 }
 
 fn put_flag(meta: &mut BytesMut, kind: u8, flag: bool) {
@@ -301,6 +315,7 @@ fn vote(meta: &mut Bytes) -> Result<VoteRequest, Error> {
     Ok(VoteRequest {
         last_index: Index(u64(meta)?),
         last_term: Term(u64(meta)?),
+        configuration: Index(u64(meta)?),
         transfer,
     })
 }

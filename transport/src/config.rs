@@ -5,6 +5,10 @@ use std::time::Duration;
 use multiraft_engine::types::NodeId;
 
 use crate::error::Error;
+use crate::snapshot::wire::MAX_CHUNK_BYTES;
+
+/// The most chunks that a transfer may have under way.
+const MAX_WINDOW_CHUNKS: usize = 1024;
 
 /// How a node reaches its peers.
 #[derive(Debug, Clone)]
@@ -35,6 +39,89 @@ pub struct Config {
     pub backoff_max: Duration,
     /// Connections that may be in their handshake at once.
     pub pending_handshakes: usize,
+    /// How snapshots travel.
+    pub snapshots: SnapshotLimits,
+}
+
+/// How snapshots travel between nodes, each on a connection of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotLimits {
+    /// Bytes of a file in one chunk, which is acknowledged as a whole; default 1 MiB, at most
+    /// [`MAX_CHUNK_BYTES`].
+    pub chunk_bytes: usize,
+    /// Chunks of one transfer that may be under way without acknowledgement; default 4.
+    pub window_chunks: usize,
+    /// Transfers from here at once; default 4. More wait, and begin in the order in which they came.
+    pub parallel_sends: usize,
+    /// Transfers that may wait for their turn; default 1,024. One more is aborted at once.
+    pub queued_sends: usize,
+    /// Partial files here at once; default 16. Further senders are told to come again, unless there
+    /// is a file whose sender has gone: that is deleted in favour of the new one.
+    pub parallel_receives: usize,
+    /// A partial file that did not grow for so long is deleted; default 2 minutes, and not less than
+    /// `stall_timeout`, so that a sender that still tries finds it.
+    pub partial_retention: Duration,
+    /// Bytes a second of all transfers from here together; default 0, no limit.
+    ///
+    /// So slow that a transfer's chunk could not pass within half of `stall_timeout` when all others
+    /// send too is refused: each would be given up for the limit's sake.
+    pub bytes_per_second: u64,
+    /// A transfer is given up when nothing was acknowledged for so long, over all connections that it
+    /// tried; default 30 s. There is no limit for the whole.
+    pub stall_timeout: Duration,
+    /// When a receiver has all bytes it checks and syncs the file; that may take so long, as long as
+    /// it shows that it is alive; default 10 minutes.
+    pub finish_timeout: Duration,
+}
+
+impl Default for SnapshotLimits {
+    fn default() -> Self {
+        Self {
+            chunk_bytes: 1 << 20,
+            window_chunks: 4,
+            parallel_sends: 4,
+            queued_sends: 1024,
+            parallel_receives: 16,
+            partial_retention: Duration::from_secs(120),
+            bytes_per_second: 0,
+            stall_timeout: Duration::from_secs(30),
+            finish_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+impl SnapshotLimits {
+    /// What could not work.
+    fn wrong(&self) -> Option<&'static str> {
+        if self.chunk_bytes == 0 || self.chunk_bytes > MAX_CHUNK_BYTES {
+            Some("snapshots.chunk_bytes must be at least 1 and at most 8 MiB")
+        } else if self.window_chunks == 0 || self.window_chunks > MAX_WINDOW_CHUNKS {
+            Some("snapshots.window_chunks must be at least 1 and at most 1024")
+        } else if self.parallel_sends == 0 || self.queued_sends == 0 || self.parallel_receives == 0
+        {
+            Some("snapshots: parallel_sends, queued_sends and parallel_receives must be at least 1")
+        } else if self.stall_timeout.is_zero()
+            || self.finish_timeout < self.stall_timeout
+            || self.partial_retention < self.stall_timeout
+        {
+            Some(
+                "snapshots: stall_timeout must be above zero, finish_timeout and \
+                 partial_retention not below it",
+            )
+        } else if self.starves() {
+            Some(
+                "snapshots.bytes_per_second must let every transfer's chunk pass in half a stall_timeout",
+            )
+        } else {
+            None
+        }
+    }
+
+    fn starves(&self) -> bool {
+        let round = self.chunk_bytes as u128 * self.parallel_sends as u128;
+        let passes = u128::from(self.bytes_per_second) * self.stall_timeout.as_millis() / 2000;
+        self.bytes_per_second != 0 && passes < round
+    }
 }
 
 impl Config {
@@ -54,6 +141,7 @@ impl Config {
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(2),
             pending_handshakes: 64,
+            snapshots: SnapshotLimits::default(),
         }
     }
 
@@ -69,6 +157,8 @@ impl Config {
             "backoff_min must be above zero and at most backoff_max"
         } else if self.pending_handshakes == 0 {
             "pending_handshakes must be at least 1"
+        } else if let Some(wrong) = self.snapshots.wrong() {
+            wrong
         } else {
             return Ok(());
         };

@@ -51,6 +51,9 @@ pub enum Error {
     /// The peer refused us; its own log says why.
     #[error("the peer refused the handshake: {0}")]
     Refused(&'static str),
+    /// A receiver of snapshots has no place at the moment.
+    #[error("the peer is busy with other snapshots")]
+    Busy,
     /// A newer connection took this one's place.
     #[error("replaced by a newer connection of node {0}")]
     Replaced(NodeId),

@@ -1,12 +1,18 @@
-//! Who is at the other end: said once for each connection, by both ends.
+//! Who is at the other end, and what the connection is for: said once for each, by both ends.
 //!
 //! ```text
-//! hello: "MRFT" | u16 major | u16 minor | u64 cluster | u32 from | u32 to | u64 incarnation | u32 crc32
+//! hello: "MRFT" | u16 major | u16 minor | u64 cluster | u32 from | u32 to | u64 incarnation
+//!        | u32 kind: 1 messages, 2 snapshots | u32 crc32
 //! ```
 //! The dialler says hello, the acceptor answers with its own, even when it refuses, so that both
-//! logs can say why. Another major version is refused; a newer minor one must understand ours.
+//! logs can say why. Another major version is refused, and the hello keeps its length within one; a
+//! newer minor version must understand ours.
+//!
+//! Messages go both ways on one connection a pair, which the lower id dials. Snapshots go one way:
+//! who sends them dials, and may have several connections.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use multiraft_engine::traits::{ConnectionKind, PeerAddress};
 use multiraft_engine::types::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,9 +21,11 @@ use crate::config::Config;
 use crate::error::Error;
 
 const MAGIC: &[u8; 4] = b"MRFT";
-const MAJOR: u16 = 1;
+const MAJOR: u16 = 2;
 const MINOR: u16 = 0;
-const HELLO_BYTES: usize = 36;
+const MESSAGES: u32 = 1;
+const SNAPSHOTS: u32 = 2;
+const HELLO_BYTES: usize = 40;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Hello {
@@ -27,11 +35,44 @@ struct Hello {
     from: u32,
     to: u32,
     incarnation: u64,
+    kind: u32,
 }
 
-/// Dials: says who we are and whom we want; returns once the other end agreed.
-pub async fn dial(stream: &mut TcpStream, config: &Config, peer: NodeId) -> Result<(), Error> {
-    let ours = hello(config, peer.get());
+/// What an accepted connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Who dialled.
+    pub node: NodeId,
+    /// Which life of its data speaks.
+    pub incarnation: u64,
+    /// What it carries.
+    pub kind: ConnectionKind,
+}
+
+/// Connects to a peer and says hello; returns once the other end agreed, with its incarnation.
+pub async fn connect(
+    config: &Config,
+    peer: NodeId,
+    address: &PeerAddress,
+    kind: ConnectionKind,
+) -> Result<(TcpStream, u64), Error> {
+    let connecting = async {
+        let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        stream.set_nodelay(true)?;
+        let incarnation = dial(&mut stream, config, peer, kind).await?;
+        Ok((stream, incarnation))
+    };
+    let result = tokio::time::timeout(config.handshake_timeout, connecting).await;
+    result.unwrap_or(Err(Error::Silent))
+}
+
+async fn dial(
+    stream: &mut TcpStream,
+    config: &Config,
+    peer: NodeId,
+    kind: ConnectionKind,
+) -> Result<u64, Error> {
+    let ours = hello(config, peer.get(), number(kind));
     stream.write_all(&encode(ours)).await?;
     let theirs = read(stream).await?;
     check(config, theirs)?;
@@ -41,26 +82,49 @@ pub async fn dial(stream: &mut TcpStream, config: &Config, peer: NodeId) -> Resu
             found: theirs.from,
         });
     }
-    Ok(())
+    if theirs.kind != ours.kind {
+        return Err(Error::Malformed("an answer for another kind of connection"));
+    }
+    Ok(theirs.incarnation)
 }
 
-/// Accepts: learns who dials; answers before it refuses.
-pub async fn accept(stream: &mut TcpStream, config: &Config) -> Result<NodeId, Error> {
+/// Accepts: learns who dials and what for; answers before it refuses.
+pub async fn accept(stream: &mut TcpStream, config: &Config) -> Result<Accepted, Error> {
+    stream.set_nodelay(true)?;
     let theirs = read(stream).await?;
-    stream
-        .write_all(&encode(hello(config, theirs.from)))
-        .await?;
+    let answer = encode(hello(config, theirs.from, theirs.kind));
+    stream.write_all(&answer).await?;
     check(config, theirs)?;
+    let kind = match theirs.kind {
+        MESSAGES => ConnectionKind::Messages,
+        SNAPSHOTS => ConnectionKind::Snapshots,
+        _ => return Err(Error::Malformed("an unknown kind of connection")),
+    };
     let own = config.node.get();
+    let may_dial = match kind {
+        ConnectionKind::Messages => theirs.from < own,
+        ConnectionKind::Snapshots => theirs.from != own,
+    };
     match NodeId::new(theirs.from) {
-        Some(node) if theirs.from < own => Ok(node),
+        Some(node) if may_dial => Ok(Accepted {
+            node,
+            incarnation: theirs.incarnation,
+            kind,
+        }),
         _ => Err(Error::Refused(
-            "of two nodes the lower id dials, and ids start at 1",
+            "of two nodes the lower id dials for messages, nobody dials itself, and ids start at 1",
         )),
     }
 }
 
-fn hello(config: &Config, to: u32) -> Hello {
+fn number(kind: ConnectionKind) -> u32 {
+    match kind {
+        ConnectionKind::Messages => MESSAGES,
+        ConnectionKind::Snapshots => SNAPSHOTS,
+    }
+}
+
+fn hello(config: &Config, to: u32, kind: u32) -> Hello {
     let Config {
         cluster_id,
         node,
@@ -74,6 +138,7 @@ fn hello(config: &Config, to: u32) -> Hello {
         from: node.get(),
         to,
         incarnation,
+        kind,
     }
 }
 
@@ -108,6 +173,7 @@ fn encode(hello: Hello) -> Bytes {
     out.put_u32_le(hello.from);
     out.put_u32_le(hello.to);
     out.put_u64_le(hello.incarnation);
+    out.put_u32_le(hello.kind);
     out.put_u32_le(crc32fast::hash(&out));
     out.freeze()
 }
@@ -134,5 +200,6 @@ fn decode(bytes: &[u8; HELLO_BYTES]) -> Result<Hello, Error> {
         from: fields.get_u32_le(),
         to: fields.get_u32_le(),
         incarnation: fields.get_u64_le(),
+        kind: fields.get_u32_le(),
     })
 }

@@ -1,4 +1,4 @@
-//! Connections between nodes: one for each pair, for all groups.
+//! Connections between nodes: one for each pair, for all groups, and others for snapshots.
 //!
 //! ```text
 //! Host ─ send(envelopes) ─▶ a bounded queue a peer ─▶ frames ─▶ one TCP connection ─▶ frames ─▶ observer
@@ -10,13 +10,17 @@
 //! names no sender and no receiver: those are the ends of the connection, named once in the
 //! [`mod@handshake`], so a peer can speak for itself only.
 //!
+//! Files of snapshots travel on connections of their own, which the sender dials ([`snapshot`]), so
+//! that no heartbeat waits behind a chunk.
+//!
 //! Invariants: the messages to one peer keep their order, but heartbeats may overtake; what cannot
 //! be queued or sent is dropped and counted, never waited for; bytes from a peer are checked before
 //! they are believed, and lengths before anything is allocated.
 //!
-//! Read [`codec`], [`frame`], [`handshake`], [`peer`], [`tcp`].
+//! Read [`codec`], [`frame`], [`mod@handshake`], [`peer`], [`tcp`]; then [`snapshot`], [`snapshot_net`].
 #![forbid(unsafe_code)]
 
+mod backoff;
 pub mod codec;
 pub mod config;
 pub mod error;
@@ -24,8 +28,10 @@ pub mod frame;
 pub mod handshake;
 pub mod metrics;
 pub mod peer;
+pub mod snapshot;
+pub mod snapshot_net;
 pub mod tcp;
 
-pub use config::Config;
+pub use config::{Config, SnapshotLimits};
 pub use error::Error;
 pub use tcp::TcpTransport;

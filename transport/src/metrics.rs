@@ -33,6 +33,46 @@ pub struct Metrics {
     pub failures: Family<PeerLabel, Counter>,
     /// Handshakes refused, of anybody.
     pub refused: Counter,
+    /// Of snapshots.
+    pub snapshots: SnapshotMetrics,
+}
+
+/// Figures of the snapshots between nodes.
+#[derive(Debug, Default, Clone)]
+pub struct SnapshotMetrics {
+    /// Bytes of files sent, those sent again included.
+    pub bytes_sent: Family<PeerLabel, Counter>,
+    /// Bytes of files received.
+    pub bytes_received: Family<PeerLabel, Counter>,
+    /// Transfers that wait or are under way.
+    pub sends_open: Family<PeerLabel, Gauge>,
+    /// Transfers that the peer has confirmed.
+    pub sends_completed: Family<PeerLabel, Counter>,
+    /// Transfers that were given up.
+    pub sends_aborted: Family<PeerLabel, Counter>,
+    /// Chunks that left once more, because they were lost with their connection.
+    pub chunks_resent: Family<PeerLabel, Counter>,
+    /// Snapshots that arrived, whole and durable.
+    pub received: Family<PeerLabel, Counter>,
+}
+
+impl SnapshotMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("snapshot");
+        let counters = [
+            ("sent_bytes", "Bytes of files sent", &self.bytes_sent),
+            ("received_bytes", "Bytes received", &self.bytes_received),
+            ("completed_sends", "Snapshots sent", &self.sends_completed),
+            ("aborted_sends", "Sends given up", &self.sends_aborted),
+            ("resent_chunks", "Chunks sent again", &self.chunks_resent),
+            ("received", "Snapshots received", &self.received),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+        let open = self.sends_open.clone();
+        registry.register("open_sends", "Sends waiting or under way", open);
+    }
 }
 
 impl Metrics {
@@ -59,6 +99,7 @@ impl Metrics {
             "Handshakes refused",
             self.refused.clone(),
         );
+        self.snapshots.register(registry);
     }
 }
 

@@ -1,6 +1,7 @@
 //! One peer: its queue, and the connection that empties it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use multiraft_engine::raft::message::Envelope;
@@ -119,9 +120,6 @@ pub async fn run_connection(
     (config, metrics): (&Config, &Metrics),
     deliver: impl Fn(Vec<Item>),
 ) -> Error {
-    if let Err(error) = stream.set_nodelay(true) {
-        return error.into();
-    }
     let mut newer = peer.generation.subscribe();
     let (reader, writer) = stream.into_split();
     tokio::select! {
@@ -223,7 +221,13 @@ async fn read_frames(
 ) -> Result<(), Error> {
     let mut buffer = BytesMut::new();
     loop {
-        fill(&mut reader, &mut buffer, HEADER_BYTES, config).await?;
+        fill(
+            &mut reader,
+            &mut buffer,
+            HEADER_BYTES,
+            config.silence_timeout,
+        )
+        .await?;
         let header: [u8; HEADER_BYTES] = buffer
             .split_to(HEADER_BYTES)
             .as_ref()
@@ -231,7 +235,7 @@ async fn read_frames(
             .expect("filled to this length");
         let header = frame::decode_header(&header)?;
         let body_bytes = header.meta_bytes + header.block_bytes;
-        fill(&mut reader, &mut buffer, body_bytes, config).await?;
+        fill(&mut reader, &mut buffer, body_bytes, config.silence_timeout).await?;
         let body = buffer.split_to(body_bytes).freeze();
         let received = (HEADER_BYTES + body_bytes) as u64;
         metrics
@@ -245,16 +249,17 @@ async fn read_frames(
     }
 }
 
-/// Reads until the buffer has `bytes`. Memory grows with what arrives, not with what is announced.
-async fn fill(
+/// Reads until the buffer has `bytes`, with no pause longer than `silence` between two of them.
+/// Memory grows with what arrives, not with what is announced.
+pub(crate) async fn fill(
     reader: &mut OwnedReadHalf,
     buffer: &mut BytesMut,
     bytes: usize,
-    config: &Config,
+    silence: Duration,
 ) -> Result<(), Error> {
     while buffer.len() < bytes {
         buffer.reserve((bytes - buffer.len()).min(READ_AHEAD_BYTES));
-        let read = tokio::time::timeout(config.silence_timeout, reader.read_buf(buffer)).await;
+        let read = tokio::time::timeout(silence, reader.read_buf(buffer)).await;
         if read.map_err(|_| Error::Silent)?? == 0 {
             return Err(Error::Closed);
         }

@@ -3,24 +3,27 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use multiraft_engine::raft::message::Envelope;
-use multiraft_engine::traits::{ConnectionState, PeerAddress, Transport, TransportObserver};
+use multiraft_engine::snapshot::SnapshotStore;
+use multiraft_engine::traits::{
+    ConnectionKind, ConnectionState, PeerAddress, Transport, TransportObserver,
+};
 use multiraft_engine::types::NodeId;
 use parking_lot::Mutex;
-use rand::Rng;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
+use crate::backoff::Backoff;
 use crate::codec::Item;
 use crate::config::Config;
 use crate::error::Error;
-use crate::handshake;
+use crate::handshake::{self, Accepted};
 use crate::metrics::{Metrics, label};
 use crate::peer::{Peer, SharedPeer, run_connection};
+use crate::snapshot_net::{ObserverSlot, Snapshots};
 
 /// The way to the other nodes, over TCP.
 pub struct TcpTransport {
@@ -36,12 +39,18 @@ struct Shared {
     metrics: Metrics,
     peers: Mutex<BTreeMap<NodeId, SharedPeer>>,
     /// `None` before the start and after the end: nothing is delivered then.
-    observer: Mutex<Option<Arc<dyn TransportObserver>>>,
+    observer: ObserverSlot,
+    snapshots: Snapshots,
 }
 
 impl TcpTransport {
-    /// Takes the port; accepts and dials from [`Transport::set_observer`] on.
-    pub async fn bind(config: Config, runtime: Handle) -> Result<Arc<Self>, Error> {
+    /// Takes the port; accepts and dials from [`Transport::set_observer`] on. Files of snapshots are
+    /// read from and written to `snapshots`.
+    pub async fn bind(
+        config: Config,
+        snapshots: Arc<dyn SnapshotStore>,
+        runtime: Handle,
+    ) -> Result<Arc<Self>, Error> {
         config.validate()?;
         let failed = |source| {
             let address = PeerAddress {
@@ -56,11 +65,20 @@ impl TcpTransport {
         let bound = TcpListener::bind((config.host.as_str(), config.port)).await;
         let listener = bound.map_err(failed)?;
         let local = listener.local_addr()?;
+        let (metrics, observer) = (Metrics::default(), ObserverSlot::default());
+        let snapshots = Snapshots::new(
+            config.clone(),
+            metrics.clone(),
+            snapshots,
+            Arc::clone(&observer),
+            runtime.clone(),
+        );
         let shared = Arc::new(Shared {
             config,
-            metrics: Metrics::default(),
+            metrics,
             peers: Mutex::default(),
-            observer: Mutex::default(),
+            observer,
+            snapshots,
         });
         let (listener, tasks) = (Mutex::new(Some(listener)), Mutex::default());
         Ok(Arc::new(Self {
@@ -103,6 +121,12 @@ impl Transport for TcpTransport {
         }
     }
 
+    fn send_snapshot(&self, envelope: Envelope) {
+        let peer = self.shared.peers.lock().get(&envelope.to).cloned();
+        let address = peer.map(|peer| peer.address.subscribe());
+        self.shared.snapshots.send(envelope, address);
+    }
+
     fn set_peer(&self, node: NodeId, address: PeerAddress) {
         if node == self.shared.config.node {
             return;
@@ -123,10 +147,13 @@ impl Transport for TcpTransport {
         *self.shared.observer.lock() = Some(observer);
         if let Some(listener) = self.listener.lock().take() {
             self.spawn(accept_forever(Arc::clone(&self.shared), listener));
+            let shared = Arc::clone(&self.shared);
+            self.spawn(async move { shared.snapshots.work().await });
         }
     }
 
     fn shut_down(&self) {
+        self.shared.snapshots.shut_down();
         *self.shared.observer.lock() = None;
         for task in self.tasks.lock().drain(..) {
             task.abort();
@@ -152,7 +179,12 @@ impl Shared {
     }
 
     /// Runs one connection from its handshake to its end, and tells of both.
-    async fn serve(&self, peer: &Peer, stream: TcpStream, address: &PeerAddress) -> Error {
+    async fn serve(
+        &self,
+        peer: &Peer,
+        (stream, incarnation): (TcpStream, u64),
+        address: &PeerAddress,
+    ) -> Error {
         let node = peer.node;
         let mut generation = 0;
         peer.generation.send_modify(|newest| {
@@ -162,9 +194,10 @@ impl Shared {
         peer.set_connected(true, &self.metrics);
         tracing::debug!(%node, %address, "connected");
         if let Some(observer) = self.observer() {
-            observer.on_connection(node, address, ConnectionState::Established);
+            let (kind, state) = (ConnectionKind::Messages, ConnectionState::Established);
+            observer.on_connection(node, address, kind, state);
         }
-        let deliver = |items| self.deliver(node, items);
+        let deliver = |items| self.deliver(node, incarnation, items);
         let error = run_connection(
             peer,
             stream,
@@ -180,7 +213,22 @@ impl Shared {
         error
     }
 
-    fn deliver(&self, from: NodeId, items: Vec<Item>) {
+    /// As [`Shared::serve`], of a connection for messages that a peer has dialled.
+    async fn serve_accepted(&self, accepted: Accepted, stream: TcpStream, from: SocketAddr) {
+        let node = accepted.node;
+        let peer = self.peer(node);
+        let known = peer.address.borrow().clone();
+        let unknown = || PeerAddress {
+            host: from.ip().to_string(),
+            port: from.port(),
+        };
+        let address = known.unwrap_or_else(unknown);
+        let connection = (stream, accepted.incarnation);
+        let error = self.serve(&peer, connection, &address).await;
+        tracing::debug!(%node, %error, "connection ended");
+    }
+
+    fn deliver(&self, from: NodeId, incarnation: u64, items: Vec<Item>) {
         let Some(observer) = self.observer() else {
             return;
         };
@@ -194,6 +242,7 @@ impl Shared {
             from,
             to,
             term,
+            incarnation,
             message,
         };
         observer.on_messages(items.into_iter().map(envelope).collect());
@@ -205,7 +254,8 @@ impl Shared {
         let Some(observer) = self.observer() else {
             return;
         };
-        observer.on_connection(node, address, ConnectionState::Failed);
+        let (kind, state) = (ConnectionKind::Messages, ConnectionState::Failed);
+        observer.on_connection(node, address, kind, state);
         if error.means_down() {
             observer.on_peer_down(node);
         }
@@ -215,7 +265,7 @@ impl Shared {
 /// Keeps a connection to a peer with a higher id; pauses longer after each failure in a row.
 async fn dial_forever(shared: Arc<Shared>, peer: SharedPeer) {
     let config = &shared.config;
-    let mut pause = config.backoff_min;
+    let mut backoff = Backoff::new(config);
     let mut addresses = peer.address.subscribe();
     loop {
         let Some(address) = addresses.borrow_and_update().clone() else {
@@ -227,37 +277,24 @@ async fn dial_forever(shared: Arc<Shared>, peer: SharedPeer) {
                 Err(_) => std::future::pending().await, // the peer lives as long as this task
             }
         };
-        match tokio::time::timeout(config.handshake_timeout, dial(&shared, &peer, &address)).await {
-            Ok(Ok(stream)) => {
-                pause = config.backoff_min;
+        match handshake::connect(config, peer.node, &address, ConnectionKind::Messages).await {
+            Ok(connection) => {
+                backoff.reset();
                 tokio::select! {
-                    _ = shared.serve(&peer, stream, &address) => {}
+                    _ = shared.serve(&peer, connection, &address) => {}
                     error = moved => {
                         peer.set_connected(false, &shared.metrics);
                         shared.on_failure(peer.node, &address, &error);
                     }
                 }
             }
-            Ok(Err(error)) => shared.on_failure(peer.node, &address, &error),
-            Err(_) => shared.on_failure(peer.node, &address, &Error::Silent),
+            Err(error) => shared.on_failure(peer.node, &address, &error),
         }
-        tokio::time::sleep(jittered(pause)).await;
-        pause = (pause * 2).min(config.backoff_max);
+        backoff.pause().await;
     }
 }
 
-async fn dial(shared: &Shared, peer: &Peer, address: &PeerAddress) -> Result<TcpStream, Error> {
-    let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-    handshake::dial(&mut stream, &shared.config, peer.node).await?;
-    Ok(stream)
-}
-
-/// Half of the pause is drawn, so that many nodes do not return in step.
-fn jittered(pause: Duration) -> Duration {
-    pause / 2 + pause.mul_f64(rand::rng().random_range(0.0..0.5))
-}
-
-/// Takes connections of peers with lower ids.
+/// Takes connections of peers with lower ids, and snapshots of all.
 async fn accept_forever(shared: Arc<Shared>, listener: TcpListener) {
     let pending = Arc::new(Semaphore::new(shared.config.pending_handshakes));
     let mut connections = tokio::task::JoinSet::new();
@@ -280,17 +317,10 @@ async fn accept_forever(shared: Arc<Shared>, listener: TcpListener) {
             let result = tokio::time::timeout(shared.config.handshake_timeout, hello).await;
             drop(permit);
             match result.unwrap_or(Err(Error::Silent)) {
-                Ok(node) => {
-                    let peer = shared.peer(node);
-                    let known = peer.address.borrow().clone();
-                    let unknown = || PeerAddress {
-                        host: from.ip().to_string(),
-                        port: from.port(),
-                    };
-                    let address = known.unwrap_or_else(unknown);
-                    let error = shared.serve(&peer, stream, &address).await;
-                    tracing::debug!(%node, %error, "connection ended");
-                }
+                Ok(accepted) => match accepted.kind {
+                    ConnectionKind::Messages => shared.serve_accepted(accepted, stream, from).await,
+                    ConnectionKind::Snapshots => shared.snapshots.receive(stream, accepted).await,
+                },
                 Err(error) => {
                     shared.metrics.refused.inc();
                     tracing::warn!(%from, %error, "refused a connection");

@@ -15,11 +15,12 @@ use multiraft_engine::raft::conf_change::{Change, ConfChange, Transition};
 use multiraft_engine::raft::effects::Snapshot;
 use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::raft::message::{AppendResponse, Envelope, Message, VoteRequest};
-use multiraft_engine::traits::{ConnectionState, PeerAddress, Transport};
+use multiraft_engine::traits::{ConnectionKind, ConnectionState, PeerAddress, Transport};
 use multiraft_engine::types::{GroupId, Index, Term};
 use multiraft_transport::codec::Item;
 use multiraft_transport::frame::{FrameBuilder, HEADER_BYTES, decode_body, decode_header};
 use multiraft_transport::{Config, Error, TcpTransport};
+use support::store::MemoryStore;
 use support::{Observer, PATIENCE, Seen, id};
 use tokio::runtime::Handle;
 
@@ -31,9 +32,11 @@ struct End {
 async fn end(cluster: u64, node: u32, port: u16) -> End {
     let config = Config {
         port,
-        ..Config::new(cluster, id(node), 1)
+        ..Config::new(cluster, id(node), INCARNATION)
     };
-    let transport = TcpTransport::bind(config, Handle::current()).await.unwrap();
+    let transport = TcpTransport::bind(config, MemoryStore::default().shared(), Handle::current())
+        .await
+        .unwrap();
     let (sender, seen) = mpsc::channel();
     transport.set_observer(Arc::new(Observer(sender)));
     End { transport, seen }
@@ -60,8 +63,23 @@ impl End {
     }
 
     fn wait_connected(&self, node: u32) {
-        let up = Seen::Connection(id(node), ConnectionState::Established);
+        let up = Seen::Connection(
+            id(node),
+            ConnectionKind::Messages,
+            ConnectionState::Established,
+        );
         self.wait_for(|seen| *seen == up);
+    }
+}
+
+/// Every node's incarnation here.
+const INCARNATION: u64 = 1;
+
+/// As it arrives: with the incarnation in the hello of its sender.
+fn arrived(envelope: Envelope) -> Envelope {
+    Envelope {
+        incarnation: INCARNATION,
+        ..envelope
     }
 }
 
@@ -72,6 +90,7 @@ fn read_index(from: u32, to: u32, request: u64) -> Envelope {
         from: id(from),
         to: id(to),
         term: Term(0),
+        incarnation: 0,
         message,
     }
 }
@@ -95,7 +114,7 @@ async fn messages_keep_their_order_both_ways() {
                 continue;
             };
             for envelope in got {
-                assert_eq!(envelope, read_index(a, b, next));
+                assert_eq!(envelope, arrived(read_index(a, b, next)));
                 next += 1;
             }
         }
@@ -117,7 +136,7 @@ async fn a_peer_that_goes_is_reported_and_found_again() {
     one.wait_connected(2);
     one.transport.send(vec![read_index(1, 2, 7)]);
     let got = moved.wait_for(|seen| matches!(seen, Seen::Messages(_)));
-    assert_eq!(got, Seen::Messages(vec![read_index(1, 2, 7)]));
+    assert_eq!(got, Seen::Messages(vec![arrived(read_index(1, 2, 7))]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,17 +147,25 @@ async fn another_cluster_and_a_wrong_address_are_refused() {
     one.transport
         .set_peer(id(4), address(three.transport.local_addr().port()));
     for node in [2, 4] {
-        let failed = Seen::Connection(id(node), ConnectionState::Failed);
-        let up = Seen::Connection(id(node), ConnectionState::Established);
+        let failed = Seen::Connection(id(node), ConnectionKind::Messages, ConnectionState::Failed);
+        let up = Seen::Connection(
+            id(node),
+            ConnectionKind::Messages,
+            ConnectionState::Established,
+        );
         let seen = one.wait_for(|seen| [&failed, &up].contains(&seen));
-        assert!(matches!(seen, Seen::Connection(_, ConnectionState::Failed)));
+        assert!(matches!(
+            seen,
+            Seen::Connection(_, _, ConnectionState::Failed)
+        ));
     }
     let taken = one.transport.local_addr().port();
     let config = Config {
         port: taken,
         ..Config::new(1, id(9), 1)
     };
-    let refused = TcpTransport::bind(config, Handle::current()).await;
+    let refused =
+        TcpTransport::bind(config, MemoryStore::default().shared(), Handle::current()).await;
     assert!(matches!(refused, Err(Error::Bind { .. })));
 }
 
@@ -147,6 +174,7 @@ fn every_message() -> Vec<Message> {
         last_index: Index(9),
         last_term: Term(3),
         transfer: true,
+        configuration: Index(3),
     };
     let entries = [
         (EntryKind::Normal, Bytes::from_static(b"set x")),

@@ -12,15 +12,18 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_engine::raft::message::{Envelope, Message};
-use multiraft_engine::traits::{ConnectionState, PeerAddress, Transport};
+use multiraft_engine::traits::{ConnectionKind, ConnectionState, PeerAddress, Transport};
 use multiraft_engine::types::{GroupId, Term};
 use multiraft_transport::{Config, TcpTransport};
+use support::store::MemoryStore;
 use support::{Observer, PATIENCE, Seen, id};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 
-const HELLO_BYTES: usize = 36;
+const HELLO_BYTES: usize = 40;
+const MESSAGES: u32 = 1;
+const SNAPSHOTS: u32 = 2;
 
 struct End {
     transport: Arc<TcpTransport>,
@@ -36,7 +39,9 @@ async fn five(change: impl FnOnce(&mut Config)) -> End {
         ..Config::new(1, id(5), 1)
     };
     change(&mut config);
-    let transport = TcpTransport::bind(config, Handle::current()).await.unwrap();
+    let transport = TcpTransport::bind(config, MemoryStore::default().shared(), Handle::current())
+        .await
+        .unwrap();
     let (sender, seen) = mpsc::channel();
     transport.set_observer(Arc::new(Observer(sender)));
     End { transport, seen }
@@ -53,13 +58,16 @@ impl End {
     }
 
     fn next_is(&self, node: u32, state: ConnectionState) {
-        assert_eq!(self.next(), Seen::Connection(id(node), state));
+        assert_eq!(
+            self.next(),
+            Seen::Connection(id(node), ConnectionKind::Messages, state)
+        );
     }
 
     /// What is seen of the connection of a node that says the right hello.
     async fn met(&self, node: u32) -> TcpStream {
         let mut stream = self.call().await;
-        let hello = hello(1, 1, node, 5);
+        let hello = hello(2, 1, node, 5, MESSAGES);
         stream.write_all(&hello).await.unwrap();
         stream.read_exact(&mut [0; HELLO_BYTES]).await.unwrap();
         self.next_is(node, ConnectionState::Established);
@@ -76,7 +84,7 @@ impl End {
 }
 
 /// A hello as `transport/src/handshake.rs` describes it.
-fn hello(major: u16, cluster: u64, from: u32, to: u32) -> Vec<u8> {
+fn hello(major: u16, cluster: u64, from: u32, to: u32, kind: u32) -> Vec<u8> {
     let mut out = BytesMut::new();
     out.put_slice(b"MRFT");
     out.put_u16_le(major);
@@ -85,6 +93,7 @@ fn hello(major: u16, cluster: u64, from: u32, to: u32) -> Vec<u8> {
     out.put_u32_le(from);
     out.put_u32_le(to);
     out.put_u64_le(77);
+    out.put_u32_le(kind);
     out.put_u32_le(crc32fast::hash(&out));
     out.to_vec()
 }
@@ -92,22 +101,24 @@ fn hello(major: u16, cluster: u64, from: u32, to: u32) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_hello_is_refused_and_the_next_good_one_is_served() {
     let five = five(|_| {}).await;
-    let mut torn = hello(1, 1, 2, 5);
+    let mut torn = hello(2, 1, 2, 5, MESSAGES);
     torn[9] ^= 1;
     let wrong = [
-        ("another version", hello(2, 1, 2, 5)),
-        ("another cluster", hello(1, 9, 2, 5)),
-        ("meant for another node", hello(1, 1, 2, 6)),
-        ("no node id", hello(1, 1, 0, 5)),
-        ("our own id", hello(1, 1, 5, 5)),
-        ("an id that should be dialled", hello(1, 1, 6, 5)),
+        ("another version", hello(3, 1, 2, 5, MESSAGES)),
+        ("another cluster", hello(2, 9, 2, 5, MESSAGES)),
+        ("meant for another node", hello(2, 1, 2, 6, MESSAGES)),
+        ("no node id", hello(2, 1, 0, 5, MESSAGES)),
+        ("our own id", hello(2, 1, 5, 5, MESSAGES)),
+        ("an id that should be dialled", hello(2, 1, 6, 5, MESSAGES)),
+        ("a kind of connection that is none", hello(2, 1, 2, 5, 3)),
+        ("our own id, with snapshots", hello(2, 1, 5, 5, SNAPSHOTS)),
         ("a changed byte", torn),
         (
             "another protocol",
             b"GET / HTTP/1.1\r\nHost: multiraft\r\n\r\n".to_vec(),
         ),
         ("nothing at all", vec![]),
-        ("half a hello", hello(1, 1, 2, 5)[..20].to_vec()),
+        ("half a hello", hello(2, 1, 2, 5, MESSAGES)[..20].to_vec()),
     ];
     for (count, (what, bytes)) in (1..).zip(wrong) {
         let mut stream = five.call().await;
@@ -168,6 +179,7 @@ async fn a_peer_that_does_not_read_fills_a_bounded_queue() {
         from: id(5),
         to: id(2),
         term: Term(1),
+        incarnation: 0,
         message: Message::Propose {
             first_request,
             payloads: vec![payload.clone()],

@@ -44,6 +44,7 @@ impl Group {
     fn may_campaign(&self) -> bool {
         !matches!(self.role, Role::Leader(_))
             && self.may_lead()
+            && !self.is_amnesiac()
             && !self.log.has_unapplied_conf_change()
     }
 
@@ -83,6 +84,7 @@ impl Group {
             last_index: self.log.last(),
             last_term: self.log.last_term(),
             transfer,
+            configuration: self.membership.index,
         };
         let ask_only = matches!(self.role, Role::PreCandidate(_));
         for peer in self.configuration.all() {
@@ -103,7 +105,7 @@ impl Group {
     /// Would we vote for a candidate of `term` with this log? Grants change nothing here.
     pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, request: VoteRequest) {
         let open = term > self.hard_state.term || self.may_vote_for(from);
-        let granted = open && self.knows_enough(request);
+        let granted = open && self.has_vote_for(request) && self.knows_enough(request);
         let mut envelope = self.envelope(from, Message::PreVoteResponse { granted });
         if granted {
             envelope.term = term; // so that the asker knows which campaign is meant
@@ -113,7 +115,8 @@ impl Group {
 
     /// One vote a term, for a log at least as complete as ours (Raft §5.2, §5.4.1).
     pub(super) fn on_request_vote(&mut self, from: NodeId, request: VoteRequest) {
-        let granted = self.may_vote_for(from) && self.knows_enough(request);
+        let granted =
+            self.may_vote_for(from) && self.has_vote_for(request) && self.knows_enough(request);
         if granted {
             self.hard_state.vote = Some(from);
             self.election_elapsed = 0;
@@ -229,11 +232,16 @@ impl Group {
         let result = joint_vote(self.configuration.halves(), |id| {
             candidate.votes.get(&id).copied()
         });
+        // Others may make a quorum without us, but nobody leads in a term that its own disk could
+        // forget. Else: 1. we win term 1, and append entry 1, which one peer gets; 2. we crash, and
+        // come back in term 0; 3. the others grant us term 1 again, and we append another entry 1 in
+        // it: the logs differ, and no rule would ever notice.
+        let has_own = candidate.votes.contains_key(&self.node) || planted!("own-vote");
         match (result, &self.role) {
-            (VoteResult::Pending, _) => {}
             (VoteResult::Lost, _) => self.become_follower(self.hard_state.term, None),
             (VoteResult::Won, Role::PreCandidate(_)) => self.become_candidate(false),
-            (VoteResult::Won, _) => self.become_leader(),
+            (VoteResult::Won, _) if has_own => self.become_leader(),
+            (VoteResult::Won | VoteResult::Pending, _) => {} // counted again with the next vote
         }
     }
 }

@@ -17,12 +17,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::membership::{
-    Joint, MAX_MEMBERS, Member, MemberRole, Membership, MembershipError, put_address, take_address,
+    Joint, MAX_MEMBERS, Member, MemberRole, Membership, MembershipError, put_address,
+    put_incarnations, take_address, take_incarnations,
 };
 use crate::traits::PeerAddress;
 use crate::types::{Index, NodeId};
 
-const ENCODING_VERSION: u8 = 1;
+const ENCODING_VERSION: u8 = 2;
 
 /// What happens to one member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,7 +36,7 @@ pub enum Change {
     Witness(NodeId),
     /// It leaves.
     Remove(NodeId),
-    /// Only its address changes.
+    /// Only its address changes, or its incarnation becomes known.
     Update(NodeId),
 }
 
@@ -75,6 +76,9 @@ pub struct ConfChange {
     pub expected: Option<Index>,
     /// Where members are reached, of those that are new or move.
     pub addresses: BTreeMap<NodeId, PeerAddress>,
+    /// Which life of their data is admitted, of those of whom it becomes known. One that is known
+    /// changes only by leaving and coming back.
+    pub incarnations: BTreeMap<NodeId, u64>,
 }
 
 /// Why a change is refused. Deterministic: all replicas refuse it alike.
@@ -107,6 +111,13 @@ impl ConfChange {
             changes,
             ..Self::default()
         }
+    }
+
+    /// Whether it needs no joint configuration: it concerns one member, or moves no voter.
+    fn is_simple(&self) -> bool {
+        let is_update = |change: &Change| matches!(change, Change::Update(_));
+        self.transition == Transition::Auto
+            && (self.changes.len() == 1 || self.changes.iter().all(is_update))
     }
 
     /// Whether it leaves a joint configuration.
@@ -142,6 +153,7 @@ impl ConfChange {
             out.put_u32_le(id.get());
             put_address(&mut out, address);
         }
+        put_incarnations(&mut out, &self.incarnations);
         out.freeze()
     }
 
@@ -166,6 +178,7 @@ impl ConfChange {
             let id = take_node(bytes)?;
             addresses.insert(id, take_address(bytes)?);
         }
+        let incarnations = take_incarnations(bytes)?;
         if version != ENCODING_VERSION || !bytes.is_empty() || changes.len() > 2 * MAX_MEMBERS {
             return Err(MembershipError::Malformed);
         }
@@ -174,6 +187,7 @@ impl ConfChange {
             changes,
             expected: (expected != u64::MAX).then_some(Index(expected)),
             addresses,
+            incarnations,
         })
     }
 }
@@ -207,13 +221,37 @@ impl Membership {
         }
         let mut next = if change.leaves_joint() {
             self.leave_joint()?
-        } else if change.transition == Transition::Auto && change.changes.len() == 1 {
+        } else if change.is_simple() {
             self.simple(change)?
         } else {
             self.enter_joint(change)?
         };
         next.index = index;
+        self.carry_incarnations(change, &mut next);
         Ok(next)
+    }
+
+    /// What is known of a member stays so while it takes part without a gap: in the outgoing half of
+    /// a joint configuration it still has the vote that its old life promised.
+    fn carry_incarnations(&self, change: &ConfChange, next: &mut Self) {
+        let was_voting = |id: &NodeId| {
+            let outgoing = next.joint.as_ref().map(|joint| &joint.outgoing);
+            outgoing.is_some_and(|half| half.contains_key(id))
+        };
+        let is_new = |id: &NodeId| {
+            let has_left = change.changes.contains(&Change::Remove(*id));
+            (has_left || !self.members.contains_key(id)) && !was_voting(id)
+        };
+        let stays = |id: &NodeId| next.members.contains_key(id) || was_voting(id);
+        let known = self.incarnations.iter();
+        let mut incarnations: BTreeMap<NodeId, u64> = known
+            .filter(|(id, _)| stays(id) && !is_new(id))
+            .map(|(&id, &incarnation)| (id, incarnation))
+            .collect();
+        for (&id, &incarnation) in change.incarnations.iter().filter(|(id, _)| stays(id)) {
+            incarnations.entry(id).or_insert(incarnation);
+        }
+        next.incarnations = incarnations;
     }
 
     /// At most one voter more or less: the quorums overlap without a joint configuration
@@ -329,69 +367,4 @@ impl Membership {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(id: u32) -> NodeId {
-        NodeId::new(id).expect("not zero")
-    }
-
-    #[test]
-    fn a_change_survives_its_encoding_and_damage_is_refused() {
-        let address = PeerAddress {
-            host: "n4".to_owned(),
-            port: 5000,
-        };
-        let change = ConfChange {
-            expected: Some(Index(7)),
-            addresses: [(id(4), address)].into(),
-            ..ConfChange::new(
-                Transition::Explicit,
-                vec![
-                    Change::Voter(id(4)),
-                    Change::Learner(id(2)),
-                    Change::Witness(id(5)),
-                    Change::Remove(id(1)),
-                    Change::Update(id(3)),
-                ],
-            )
-        };
-        let bytes = change.encode();
-        assert_eq!(ConfChange::decode(&bytes), Ok(change));
-        for cut in 0..bytes.len() {
-            assert!(ConfChange::decode(&bytes[..cut]).is_err(), "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn a_change_for_another_configuration_is_refused() {
-        let first = ConfChange::new(Transition::Auto, vec![Change::Voter(id(1))]);
-        let membership = Membership::default()
-            .changed(&first, Index(3))
-            .expect("the first voter");
-        let late = ConfChange {
-            expected: Some(Index(2)),
-            ..ConfChange::new(Transition::Auto, vec![Change::Voter(id(2))])
-        };
-        let overtaken = ChangeError::Overtaken {
-            expected: Index(2),
-            present: Index(3),
-        };
-        assert_eq!(membership.changed(&late, Index(9)), Err(overtaken));
-    }
-
-    #[test]
-    fn a_witness_stays_one_until_it_leaves() {
-        let start = ConfChange::new(
-            Transition::Auto,
-            vec![Change::Voter(id(1)), Change::Witness(id(2))],
-        );
-        let mut membership = Membership::default();
-        membership.apply_changes(&start).expect("valid");
-        let promote = ConfChange::new(Transition::Auto, vec![Change::Voter(id(2))]);
-        assert_eq!(
-            membership.changed(&promote, Index(1)),
-            Err(ChangeError::WitnessStays(id(2)))
-        );
-    }
-}
+mod tests;

@@ -31,8 +31,9 @@ pub trait Source {
         max_bytes: usize,
     ) -> Result<Vec<Block>, LogError>;
 
-    /// The newest snapshot that can be sent; `None`: there is none at the moment.
-    fn snapshot(&mut self) -> Option<Snapshot>;
+    /// The newest snapshot that can be sent, if it covers entry `from`; `None`: there is none at the
+    /// moment, and whoever owns the snapshots sees to it that there will be one.
+    fn snapshot(&mut self, from: Index) -> Option<Snapshot>;
 }
 
 /// A function that reads blocks, without snapshots.
@@ -46,7 +47,7 @@ impl<F: FnMut(Index, Index, usize) -> Result<Vec<Block>, LogError>> Source for F
         self(first, last, max_bytes)
     }
 
-    fn snapshot(&mut self) -> Option<Snapshot> {
+    fn snapshot(&mut self, _from: Index) -> Option<Snapshot> {
         None
     }
 }
@@ -104,6 +105,8 @@ pub enum Input {
     ForgetLeader,
     /// Appends to this peer are lost.
     Unreachable(NodeId),
+    /// The snapshot of this index, which was to be taken over, turned out to be damaged.
+    SnapshotLost(Index),
     /// Sending a snapshot to this peer has ended.
     SnapshotSent(NodeId, SnapshotOutcome),
     /// The node of this peer is gone: what is in flight to it is lost, and if it led, nobody does.
@@ -165,13 +168,14 @@ pub struct Effects {
     /// only asks for that answer, once every write before it is durable.
     pub write: Option<(u64, GroupWrite)>,
     /// Send at once: what promises nothing about our disk. A [`super::message::Message::InstallSnapshot`]
-    /// follows the snapshot's files, and its end is told by [`Input::SnapshotSent`].
+    /// goes with the snapshot's file, and the end of that is told by [`Input::SnapshotSent`]; but to
+    /// a witness it goes alone, and nothing is told.
     pub send: Vec<Envelope>,
     /// Send when `write`, and every write before it, is durable: vote and append responses are
     /// promises (thesis §3.8).
     pub send_when_durable: Vec<Envelope>,
-    /// Take this snapshot over into the state machine when `write` is durable, then answer with
-    /// [`Input::Applied`].
+    /// Take this snapshot over into the state machine when `write`, and every write before it, is
+    /// durable, then answer with [`Input::Applied`], or with [`Input::SnapshotLost`].
     pub install: Option<Snapshot>,
     /// Apply: committed, in index order, each entry once in a run. For each configuration change
     /// in it [`Input::ConfChange`] is due.

@@ -38,6 +38,7 @@ impl Group {
             }
         }
         let last = blocks.last().map_or(prev_index, Block::last);
+        self.agreed = (self.hard_state.term, last);
         self.log.commit_to(commit.min(last));
         self.accept_up_to(from, last);
     }
@@ -83,16 +84,40 @@ impl Group {
         true
     }
 
-    /// The leader lives; it names no more than we hold, so its commit index is safe to take.
+    /// Up to where a heartbeat's commit index speaks of our log. A leader names no more than we hold;
+    /// but if our data may have a former life, it may mean what that life held: then only what this
+    /// leader's appends were checked against.
+    fn trusted_end(&self) -> Index {
+        let (term, last) = self.agreed;
+        if self.is_confirmed() {
+            self.log.last()
+        } else if term == self.hard_state.term {
+            last.min(self.log.last())
+        } else {
+            Index::ZERO
+        }
+    }
+
+    /// The leader lives, and tells what is committed.
     pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: Index, read_round: u64) {
         if !self.follow(from) {
             return;
         }
-        self.log.commit_to(commit.min(self.log.last()));
+        let end = self.trusted_end();
+        self.log.commit_to(commit.min(end));
+        if commit > end && !self.is_confirmed() {
+            let last = self.log.commit();
+            self.accept_up_to(from, last); // less than it thinks: it sends an append
+        }
         // An echo says only that we knew no newer term just now: no disk is needed for that. Who
         // commits in a newer term has durable acknowledgements of a quorum, and one of that quorum
         // is asked in every round.
         self.send(from, Message::HeartbeatResponse { read_round });
+        if self.log.is_state_missing() {
+            let from_index = self.log.first().prev();
+            let response = AppendResponse::StateMissing { from: from_index };
+            self.send(from, Message::AppendEntriesResponse(response));
+        }
     }
 
     /// Word from the leader of our term. False from anybody else.
@@ -130,11 +155,20 @@ impl Group {
     fn install(&mut self, snapshot: Snapshot) {
         let Snapshot { index, term, .. } = snapshot;
         let is_sane = index.0 < u64::MAX / 2 && Term::ZERO < term && term <= self.hard_state.term;
-        if index <= self.log.commit() || !is_sane {
+        let is_missed = self.log.is_state_missing() && index >= self.log.first().prev();
+        if (index <= self.log.commit() && !is_missed) || !is_sane {
             return;
         }
         if self.log.term(index) == Some(term) {
-            self.log.commit_to(index);
+            if is_missed {
+                self.replace_state(snapshot);
+            } else {
+                self.log.commit_to(index);
+            }
+            return;
+        }
+        if index <= self.log.commit() {
+            tracing::error!(group = %self.id, %index, %term, "a snapshot against a committed entry: ignored");
             return;
         }
         let configuration = snapshot.membership.configuration();
@@ -147,6 +181,15 @@ impl Group {
             write.last = Index::ZERO; // its entries are gone
         }
         self.set_membership(snapshot.membership.clone());
+        self.effects.install = Some(snapshot);
+    }
+
+    /// Our log agrees with the snapshot, only the state before it is lost.
+    fn replace_state(&mut self, snapshot: Snapshot) {
+        self.log.replace_state(snapshot.index);
+        if snapshot.membership.index > self.membership.index {
+            self.set_membership(snapshot.membership.clone());
+        }
         self.effects.install = Some(snapshot);
     }
 }

@@ -24,6 +24,8 @@ pub struct Leader {
     pub(super) reads: ReadRounds,
     /// Ticks since it was elected.
     pub(super) ticks: u64,
+    /// The incarnations of peers that the configuration lacks yet.
+    pub(super) met: BTreeMap<NodeId, u64>,
     /// At least the index of every configuration change in the log that is not applied.
     pub(super) pending_conf_change: Index,
     /// Whom leadership is being handed to.
@@ -90,6 +92,7 @@ impl Group {
             peers: peers.map(|id| (id, Progress::new(last))).collect(),
             reads: ReadRounds::default(),
             ticks: 0,
+            met: BTreeMap::new(),
             // There may be a change anywhere in the log: wait until all of it is applied.
             pending_conf_change: last,
             transferee: None,
@@ -136,6 +139,7 @@ impl Group {
             leader.heartbeat_elapsed = 0;
             self.send_heartbeats();
         }
+        self.admit_members();
     }
 
     /// Whether a quorum spoke since the last time we asked.
@@ -255,6 +259,7 @@ impl Group {
         };
         let all = self.configuration.all();
         leader.peers.retain(|id, _| all.contains(id));
+        leader.met.retain(|id, _| all.contains(id));
         for &id in all.iter().filter(|&&id| id != self.node) {
             let joined = || Progress::joined(last);
             leader.peers.entry(id).or_insert_with(joined);

@@ -62,6 +62,9 @@ pub struct RaftLog {
     restart_after: Option<(Index, Term)>,
     /// An installed snapshot that the state machine has not taken over yet.
     snapshot: Option<Index>,
+    /// The state before the log's beginning is lost: until another snapshot comes nothing can be
+    /// applied.
+    state_missing: bool,
     apply_rule: ApplyRule,
     /// Last index and bytes of what the apply stage has.
     at_apply: VecDeque<(Index, usize)>,
@@ -73,7 +76,8 @@ pub struct RaftLog {
 
 impl RaftLog {
     /// The log of a group as the disk holds it. `applied` comes from the state machine, which is
-    /// only given committed and durable entries: it may know a later commit than the hard state.
+    /// only given committed and durable entries: it may know a later commit than the hard state. If
+    /// it ends before the log begins, the state is lost, and a snapshot has to come from a peer.
     pub fn restore(
         stored: &StoredGroup,
         applied: Index,
@@ -109,6 +113,7 @@ impl RaftLog {
             compact_to: None,
             restart_after: None,
             snapshot: None,
+            state_missing: applied < stored.compacted.0,
             apply_rule,
             at_apply: VecDeque::new(),
             conf_changes: VecDeque::new(),
@@ -139,6 +144,11 @@ impl RaftLog {
     /// The commit index.
     pub fn commit(&self) -> Index {
         self.commit
+    }
+
+    /// What was handed to the apply stage.
+    pub fn applying(&self) -> Index {
+        self.applying
     }
 
     /// What the state machine has applied.
@@ -310,7 +320,33 @@ impl RaftLog {
 
     /// Whether a snapshot is on its way to the disk or into the state machine.
     pub fn has_pending_snapshot(&self) -> bool {
-        self.snapshot.is_some()
+        self.snapshot.is_some() || self.state_missing
+    }
+
+    /// Whether the state before the log's beginning is lost, and no other is on its way in.
+    pub fn is_state_missing(&self) -> bool {
+        self.state_missing
+    }
+
+    /// A snapshot of an entry that the log holds takes the place of the state that is lost; the log
+    /// stays as it is.
+    pub fn replace_state(&mut self, index: Index) {
+        assert!(
+            self.state_missing && self.compacted.0 <= index && index <= self.last,
+            "a state that nobody misses"
+        );
+        self.commit = self.commit.max(index);
+        self.applying = index;
+        self.snapshot = Some(index);
+        self.state_missing = false;
+    }
+
+    /// The snapshot that was to be taken over is damaged.
+    pub fn on_snapshot_lost(&mut self, index: Index) {
+        if self.snapshot == Some(index) {
+            self.snapshot = None;
+            self.state_missing = true;
+        }
     }
 
     /// A snapshot takes the place of the whole log (Raft §7): the caller has checked that our log
@@ -336,6 +372,7 @@ impl RaftLog {
         self.compact_to = None;
         self.restart_after = Some(self.compacted);
         self.snapshot = Some(index);
+        self.state_missing = false;
         self.at_apply.clear();
         self.conf_changes.clear();
         self.unknown_to = Index::ZERO;
@@ -392,7 +429,9 @@ impl RaftLog {
         }
         assert!(
             self.applied <= index && index <= self.applying,
-            "applied in order"
+            "applied in order: {index} after {}, handed out {}",
+            self.applied,
+            self.applying
         );
         self.applied = index;
         self.snapshot = None;
@@ -417,7 +456,7 @@ impl RaftLog {
             ApplyRule::Durable | ApplyRule::WithWrite => self.commit,
         };
         let busy: usize = self.at_apply.iter().map(|part| part.1).sum();
-        let is_open = self.applying < end && busy < max_bytes && self.snapshot.is_none();
+        let is_open = self.applying < end && busy < max_bytes && !self.has_pending_snapshot();
         is_open.then(|| (end, max_bytes - busy))
     }
 
@@ -489,3 +528,6 @@ fn cut_blocks(blocks: &mut VecDeque<Block>, from: Index) {
         *block = block.slice(block.first(), from.prev());
     }
 }
+
+#[cfg(test)]
+mod tests;

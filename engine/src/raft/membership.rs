@@ -11,7 +11,7 @@ use crate::types::{Index, NodeId};
 
 /// The most members a group may have. A quorum beyond a handful only costs latency.
 pub const MAX_MEMBERS: usize = 64;
-const ENCODING_VERSION: u8 = 2;
+const ENCODING_VERSION: u8 = 3;
 
 fn put_members(out: &mut BytesMut, members: &BTreeMap<NodeId, Member>) {
     out.put_u16_le(u16::try_from(members.len()).expect("checked: few members"));
@@ -42,6 +42,32 @@ fn take_members(bytes: &mut &[u8]) -> Result<BTreeMap<NodeId, Member>, Membershi
         members.insert(id, Member { role, address });
     }
     Ok(members)
+}
+
+pub(super) fn put_incarnations(out: &mut BytesMut, incarnations: &BTreeMap<NodeId, u64>) {
+    out.put_u16_le(u16::try_from(incarnations.len()).expect("checked: few members"));
+    for (id, incarnation) in incarnations {
+        out.put_u32_le(id.get());
+        out.put_u64_le(*incarnation);
+    }
+}
+
+/// Reads what [`put_incarnations`] wrote.
+pub(super) fn take_incarnations(
+    bytes: &mut &[u8],
+) -> Result<BTreeMap<NodeId, u64>, MembershipError> {
+    let bad = |_| MembershipError::Malformed;
+    let mut incarnations = BTreeMap::new();
+    for _ in 0..bytes.try_get_u16_le().map_err(bad)? {
+        let id = bytes.try_get_u32_le().map_err(bad)?;
+        let id = NodeId::new(id).ok_or(MembershipError::Malformed)?;
+        let incarnation = bytes.try_get_u64_le().map_err(bad)?;
+        if incarnation == 0 {
+            return Err(MembershipError::Malformed);
+        }
+        incarnations.insert(id, incarnation);
+    }
+    Ok(incarnations)
 }
 
 /// Port, length of the host, host.
@@ -104,6 +130,10 @@ pub struct Membership {
     pub joint: Option<Joint>,
     /// The log index of the change that made it, its id for compare-and-set; zero at the start.
     pub index: Index,
+    /// Which life of a member's data was admitted, as far as a leader knows it yet. A node that
+    /// comes back with another one has forgotten its votes and its log: it is not the member any
+    /// more, until it has left the group and joined again. See [`super::incarnation`].
+    pub incarnations: BTreeMap<NodeId, u64>,
 }
 
 /// The half of a joint configuration that is on its way out (Raft §6).
@@ -157,7 +187,7 @@ impl Membership {
     }
 
     /// The bytes that the log stores: a version, the configuration's id, the members, and during a
-    /// change the outgoing half.
+    /// change the outgoing half, the incarnations.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_u8(ENCODING_VERSION);
@@ -170,6 +200,7 @@ impl Membership {
                 put_members(&mut out, &joint.outgoing);
             }
         }
+        put_incarnations(&mut out, &self.incarnations);
         out.freeze()
     }
 
@@ -189,11 +220,13 @@ impl Membership {
             }),
             _ => return Err(MembershipError::Malformed),
         };
+        let incarnations = take_incarnations(&mut bytes)?;
         if bytes.is_empty() {
             Ok(Self {
                 members,
                 joint,
                 index,
+                incarnations,
             })
         } else {
             Err(MembershipError::Malformed)
@@ -300,3 +333,6 @@ impl Configuration {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,9 @@ pub struct Envelope {
     /// The sender's term; for a pre-vote the term it would campaign in (thesis §9.6). Zero for
     /// forwarded client requests, which belong to no term.
     pub term: Term,
+    /// Which life of the sender's data speaks: the incarnation that its end of the connection named,
+    /// filled in by the receiving transport; 0 if it is not known, and on the way out.
+    pub incarnation: u64,
     /// What is said.
     pub message: Message,
 }
@@ -73,7 +76,8 @@ pub enum Message {
         read_round: u64,
     },
     /// The state after `snapshot.index`, in place of entries that the leader no longer has (Raft §7).
-    /// The files travel by themselves; this follows when the receiver has them.
+    /// It travels with the snapshot's file, and arrives when the receiver has all of it, durably. A
+    /// witness keeps no state: to it this goes alone, as any other message.
     InstallSnapshot {
         /// What it stands for.
         snapshot: Snapshot,
@@ -155,6 +159,9 @@ pub struct VoteRequest {
     pub last_term: Term,
     /// The old leader asked for this election: leader stickiness does not apply (thesis §3.10).
     pub transfer: bool,
+    /// The configuration that the candidate has applied, by the index of its change: who knows a newer
+    /// one knows better whose votes count. See [`super::incarnation`].
+    pub configuration: Index,
 }
 
 /// The body of an answer to an append.
@@ -175,5 +182,11 @@ pub enum AppendResponse {
         hint_term: Term,
         /// The receiver's last index: nothing beyond it was there (Raft §5.3).
         last: Index,
+    },
+    /// The receiver's log is as it should be, but the state before its beginning is lost: the file of
+    /// the snapshot that it began with is damaged. Another one is needed.
+    StateMissing {
+        /// The last entry before the log's beginning: the snapshot must cover it.
+        from: Index,
     },
 }

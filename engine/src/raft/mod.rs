@@ -8,14 +8,16 @@
 //! is cut; a vote and an acceptance leave only after the write they promise (thesis §3.8); a leader
 //! counts itself, and commits, only by what is durable (thesis §10.2.1).
 //!
-//! Read [`effects`], [`message`], this file, then [`mod@follower`], [`mod@candidate`],
-//! [`mod@leader`].
+//! Read [`effects`], [`message`], this file, `terms`, then [`mod@follower`], [`mod@candidate`],
+//! [`mod@leader`], [`mod@incarnation`].
 
 pub mod candidate;
 pub mod conf_change;
 pub mod effects;
 pub mod follower;
+pub mod incarnation;
 pub mod leader;
+pub mod limits;
 pub mod log;
 pub mod membership;
 pub mod message;
@@ -24,101 +26,27 @@ pub mod proposals;
 pub mod quorum;
 pub mod read_index;
 pub mod replicate;
+mod terms;
 
 use std::collections::VecDeque;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+pub use self::limits::{Limits, OnRemoval};
+
 use self::candidate::{Candidate, OwnVote};
-use self::effects::{Effects, Input, ProposalOutcome, ReadOutcome, Refusal, Source};
+use self::effects::{Effects, Input, ProposalOutcome, Refusal, Source};
+use self::incarnation::Identity;
 use self::leader::Leader;
-use self::log::{ApplyRule, RaftLog};
+use self::log::RaftLog;
 use self::membership::{Configuration, Membership};
 use self::message::{AppendResponse, Envelope, Message};
-use self::progress::{Progress, Wanted, Window};
+use self::progress::{Progress, Wanted};
 use self::read_index::ReadMode;
 use crate::planted;
 use crate::traits::{GroupWrite, StoredGroup};
 use crate::types::{GroupId, HardState, Index, NodeId, Term};
-
-/// The timing and limits of a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Ticks without word from a leader before an election; the timeout in use is drawn from
-    /// `election_ticks..2 * election_ticks` (Raft §5.2).
-    pub election_ticks: u32,
-    /// Ticks between a leader's heartbeats.
-    pub heartbeat_ticks: u32,
-    /// Ticks after which a leader steps down whose oldest write is still not durable: a disk that
-    /// hangs must not keep one alive that can promise nothing. A slow sync must not end it either.
-    pub stuck_disk_ticks: u32,
-    /// Ask before campaigning (thesis §9.6).
-    pub pre_vote: bool,
-    /// A leader without a live quorum steps down; a follower with a live leader votes for nobody
-    /// (thesis §6.2, §4.2.3).
-    pub check_quorum: bool,
-    /// How much may be in flight to one peer.
-    pub window: Window,
-    /// Bytes of blocks in one append; a single larger block still goes.
-    pub append_bytes: usize,
-    /// Bytes of one proposal at most; far below what a block may hold.
-    pub proposal_bytes: usize,
-    /// Bytes of proposals a leader holds uncommitted before it refuses more.
-    pub uncommitted_bytes: usize,
-    /// Bytes of recent blocks kept in memory, besides those that are not durable yet.
-    pub cache_bytes: usize,
-    /// Bytes that the apply stage may have at a time.
-    pub apply_bytes: usize,
-    /// When committed entries may be applied.
-    pub apply_rule: ApplyRule,
-    /// How a leader makes sure that it still is one before it serves a read.
-    pub reads: ReadMode,
-    /// Who should lead, if it can: 0 campaigns first, each step more waits one election timeout
-    /// longer. No rule of safety depends on it.
-    pub election_priority: u32,
-    /// What a leader does that a configuration change removes or demotes.
-    pub on_removal: OnRemoval,
-    /// Log configuration changes without checking that none is under way: for tests of what the
-    /// check prevents.
-    pub unchecked_conf_changes: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            election_ticks: 10,
-            heartbeat_ticks: 1,
-            stuck_disk_ticks: 20,
-            pre_vote: true,
-            check_quorum: true,
-            window: Window {
-                messages: 256,
-                bytes: 8 << 20,
-            },
-            append_bytes: 1 << 20,
-            proposal_bytes: 2 << 20,
-            uncommitted_bytes: 64 << 20,
-            cache_bytes: 256 << 10,
-            apply_bytes: 4 << 20,
-            apply_rule: ApplyRule::Durable,
-            reads: ReadMode::Index,
-            election_priority: 0,
-            on_removal: OnRemoval::StepDown,
-            unchecked_conf_changes: false,
-        }
-    }
-}
-
-/// What a leader does when it applies a change that takes its vote away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnRemoval {
-    /// It steps down (Raft §6).
-    #[default]
-    StepDown,
-    /// It leads on, without a vote, until somebody else is elected (thesis §4.2.2).
-    LeadOn,
-}
 
 /// What a replica is in its term (Raft §5.1); each owns what only it needs.
 #[derive(Debug)]
@@ -157,6 +85,8 @@ struct PendingWrite {
 pub struct Group {
     id: GroupId,
     node: NodeId,
+    /// Of our own data; 0 if nobody asks.
+    incarnation: u64,
     limits: Limits,
     membership: Membership,
     /// As the membership says.
@@ -173,6 +103,8 @@ pub struct Group {
     /// The leader's node is known to be gone: stickiness does not protect it.
     leader_lost: bool,
     first_candidate: bool,
+    /// Up to where the leader of this term has found our log to agree, last time.
+    agreed: (Term, Index),
     write_number: u64,
     pending: VecDeque<PendingWrite>,
     /// Ticks since the start, up to an election timeout.
@@ -184,7 +116,7 @@ impl Group {
     /// A replica from what its log holds. `first_candidate` campaigns at once in a group that never
     /// had a leader; `seed` feeds the election timeouts.
     pub fn restore(
-        node: NodeId,
+        own: Identity,
         stored: &StoredGroup,
         membership: Membership,
         applied: Index,
@@ -195,7 +127,8 @@ impl Group {
         let log = RaftLog::restore(stored, applied, limits.cache_bytes, limits.apply_rule);
         let mut group = Self {
             id: stored.group,
-            node,
+            node: own.node,
+            incarnation: own.incarnation,
             limits,
             configuration: membership.configuration(),
             membership,
@@ -212,6 +145,7 @@ impl Group {
             election_timeout: 0,
             leader_lost: false,
             first_candidate,
+            agreed: (Term::ZERO, Index::ZERO),
             write_number: 0,
             pending: VecDeque::new(),
             // Who was in no term yet has promised nothing that it could have forgotten.
@@ -247,6 +181,7 @@ impl Group {
             Input::ForgetLeader => self.on_forget_leader(),
             Input::Unreachable(node) => self.on_unreachable(node),
             Input::SnapshotSent(node, outcome) => self.on_snapshot_sent(node, outcome),
+            Input::SnapshotLost(index) => self.log.on_snapshot_lost(index),
             Input::PeerDown(node) => self.on_peer_down(node),
         }
         assert!(term <= self.hard_state.term, "term went back"); // Raft §5.1
@@ -336,6 +271,11 @@ impl Group {
         &self.configuration
     }
 
+    /// The node of this replica.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
     /// Who belongs to the group, as far as it is applied here.
     pub fn membership(&self) -> &Membership {
         &self.membership
@@ -397,184 +337,6 @@ impl Group {
         {
             peer.on_unreachable();
         }
-    }
-
-    fn on_message(&mut self, envelope: Envelope) {
-        // Who is new learns of its group from requests of strangers; answers come from those asked.
-        let is_known =
-            !envelope.message.is_response() || self.configuration.contains(envelope.from);
-        if envelope.to != self.node || envelope.from == self.node || !is_known {
-            tracing::debug!(group = %self.id, from = %envelope.from, "message from no member");
-            return;
-        }
-        let Envelope {
-            from,
-            term,
-            message,
-            ..
-        } = envelope;
-        match message {
-            Message::Propose {
-                first_request,
-                payloads,
-            } => {
-                self.on_forwarded_proposals(from, first_request, payloads);
-            }
-            Message::ProposeResponse {
-                first_request,
-                count,
-                index,
-            } => {
-                self.on_propose_response(first_request, count, index, term);
-            }
-            Message::ReadIndex { request } => self.on_forwarded_read(from, request),
-            Message::ReadIndexResponse { request, index } => {
-                let index = index.ok_or(Refusal::NoLeader);
-                self.effects.reads.push(ReadOutcome { request, index });
-            }
-            Message::ProposeConfChange { request, change } => {
-                self.on_forwarded_conf_change(from, request, &change);
-            }
-            Message::TransferLeadership { to } => self.on_transfer(to),
-            Message::PreVote(_)
-            | Message::PreVoteResponse { .. }
-            | Message::RequestVote(_)
-            | Message::RequestVoteResponse { .. }
-            | Message::AppendEntries { .. }
-            | Message::AppendEntriesResponse(_)
-            | Message::Heartbeat { .. }
-            | Message::HeartbeatResponse { .. }
-            | Message::InstallSnapshot { .. }
-            | Message::TimeoutNow => self.on_term_message(from, term, message),
-        }
-    }
-
-    /// The rules that all servers follow (Raft Figure 2): newer terms rule, older ones are told so.
-    fn on_term_message(&mut self, from: NodeId, term: Term, message: Message) {
-        if term == Term(u64::MAX) {
-            return; // nothing could follow it: no honest peer gets there
-        }
-        if term > self.hard_state.term && !self.enter_newer_term(from, term, &message) {
-            return;
-        }
-        if term < self.hard_state.term {
-            self.on_old_term(from, &message);
-            return;
-        }
-        match message {
-            Message::PreVote(request) => self.on_pre_vote(from, term, request),
-            Message::RequestVote(request) => self.on_request_vote(from, request),
-            Message::PreVoteResponse { granted } => self.on_pre_vote_response(from, granted),
-            Message::RequestVoteResponse {
-                granted,
-                last_index,
-                last_term,
-            } => self.on_vote_response(from, granted, (last_index, last_term)),
-            Message::InstallSnapshot { snapshot } => self.on_install_snapshot(from, snapshot),
-            Message::AppendEntries {
-                prev_index,
-                prev_term,
-                commit,
-                blocks,
-            } => {
-                self.on_append(from, prev_index, prev_term, commit, &blocks);
-            }
-            Message::Heartbeat { commit, read_round } => {
-                self.on_heartbeat(from, commit, read_round);
-            }
-            Message::AppendEntriesResponse(response) => self.on_append_response(from, response),
-            Message::HeartbeatResponse { read_round } => {
-                self.on_heartbeat_response(from, read_round);
-            }
-            Message::TimeoutNow => self.on_timeout_now(),
-            Message::Propose { .. }
-            | Message::ProposeResponse { .. }
-            | Message::ProposeConfChange { .. }
-            | Message::TransferLeadership { .. }
-            | Message::ReadIndex { .. }
-            | Message::ReadIndexResponse { .. } => {
-                unreachable!("forwarded requests belong to no term")
-            }
-        }
-    }
-
-    /// A message of a newer term. Returns whether it is still to be handled.
-    fn enter_newer_term(&mut self, from: NodeId, term: Term, message: &Message) -> bool {
-        match message {
-            Message::PreVote(request) | Message::RequestVote(request)
-                if !request.transfer && self.leader_is_alive() =>
-            {
-                false // thesis §4.2.3: a removed or cut-off server must not disturb the others
-            }
-            Message::PreVote(request) => {
-                self.on_pre_vote(from, term, *request); // promises nothing, so changes nothing
-                false
-            }
-            Message::PreVoteResponse { granted: true } => {
-                self.on_pre_vote_response_ahead(from, term);
-                false
-            }
-            Message::AppendEntries { .. }
-            | Message::Heartbeat { .. }
-            | Message::InstallSnapshot { .. } => {
-                self.become_follower(term, Some(from));
-                true
-            }
-            Message::PreVoteResponse { granted: false }
-            | Message::RequestVote(_)
-            | Message::RequestVoteResponse { .. }
-            | Message::AppendEntriesResponse(_)
-            | Message::HeartbeatResponse { .. }
-            | Message::TimeoutNow
-            | Message::Propose { .. }
-            | Message::ProposeResponse { .. }
-            | Message::ProposeConfChange { .. }
-            | Message::TransferLeadership { .. }
-            | Message::ReadIndex { .. }
-            | Message::ReadIndexResponse { .. } => {
-                self.become_follower(term, None);
-                true
-            }
-        }
-    }
-
-    /// A message of an old term. Its sender learns the newer one, or with pre-vote and
-    /// check-quorum it could wait for ever: a node that came back with a higher term ignores the
-    /// leader, and the others ignore its campaigns.
-    fn on_old_term(&mut self, from: NodeId, message: &Message) {
-        match message {
-            Message::AppendEntries { .. } | Message::Heartbeat { .. } => {
-                let is_told = self.limits.check_quorum || self.limits.pre_vote;
-                if is_told && !planted!("B16") {
-                    self.accept_up_to(from, Index::ZERO); // only its term matters
-                }
-            }
-            Message::PreVote(_) => self.send(from, Message::PreVoteResponse { granted: false }),
-            Message::PreVoteResponse { .. }
-            | Message::RequestVote(_)
-            | Message::RequestVoteResponse { .. }
-            | Message::AppendEntriesResponse(_)
-            | Message::HeartbeatResponse { .. }
-            | Message::TimeoutNow
-            | Message::InstallSnapshot { .. }
-            | Message::Propose { .. }
-            | Message::ProposeResponse { .. }
-            | Message::ProposeConfChange { .. }
-            | Message::TransferLeadership { .. }
-            | Message::ReadIndex { .. }
-            | Message::ReadIndexResponse { .. } => {}
-        }
-    }
-
-    /// Whether a leader may live that counts on our patience (thesis §6.2, §4.2.3). After a start we
-    /// do not know whom we heard: with leases there may be one.
-    fn leader_is_alive(&self) -> bool {
-        let may_have_forgotten =
-            self.limits.reads != ReadMode::Index && self.age < self.limits.election_ticks;
-        let is_heard = self.leader.is_some()
-            && !self.leader_lost
-            && self.election_elapsed < self.limits.election_ticks;
-        self.limits.check_quorum && (is_heard || may_have_forgotten)
     }
 
     fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
@@ -663,7 +425,8 @@ impl Group {
             ..self.hard_state
         };
         let own_vote = self.take_own_vote();
-        if !self.log.has_unwritten() && promise_state == self.written && own_vote.is_none() {
+        let is_needed = own_vote.is_some() || self.effects.install.is_some();
+        if !self.log.has_unwritten() && promise_state == self.written && !is_needed {
             return;
         }
         let mut write = GroupWrite::new(self.id);
@@ -688,6 +451,7 @@ impl Group {
             from: self.node,
             to,
             term: self.hard_state.term,
+            incarnation: 0,
             message,
         }
     }

@@ -51,6 +51,8 @@ pub struct Progress {
     pub recent_active: bool,
     /// What to tell it next.
     pub wanted: Wanted,
+    /// It has lost the state before this entry, and needs a snapshot although its log is fine.
+    pub state_missing: Option<Index>,
     /// The highest commit index on its way to the peer.
     sent_commit: Index,
     /// A probe is out, or the window is full: send nothing until word comes.
@@ -78,6 +80,7 @@ impl Progress {
             state: ProgressState::Probe,
             recent_active: false,
             wanted: Wanted::Nothing,
+            state_missing: None,
             sent_commit: Index::ZERO,
             paused: false,
             inflight: VecDeque::new(),
@@ -199,8 +202,18 @@ impl Progress {
         }
     }
 
+    /// It needs a snapshot that covers `from`, whatever its log holds; one that is on its way will
+    /// do, or it asks again.
+    pub fn on_state_missing(&mut self, from: Index) {
+        if !matches!(self.state, ProgressState::Snapshot(_)) {
+            self.state_missing = Some(from);
+            self.want(Wanted::Append);
+        }
+    }
+
     /// It gets the snapshot that ends at `index`.
     pub fn become_snapshot(&mut self, index: Index) {
+        self.state_missing = None;
         self.reset(ProgressState::Snapshot(index));
         self.next = index.next();
         self.sent_commit = index;
@@ -253,89 +266,4 @@ impl Progress {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WINDOW: Window = Window {
-        messages: 2,
-        bytes: 100,
-    };
-    const FIRST: Index = Index(1);
-
-    fn replicating() -> Progress {
-        let mut peer = Progress::new(Index(5));
-        peer.on_sent(Some(Index(6)), 10, Index(0), WINDOW);
-        assert!(peer.is_paused(), "a probe waits for word");
-        assert!(peer.on_accepted(Index(6), FIRST));
-        assert_eq!(
-            (peer.state, peer.next),
-            (ProgressState::Replicate, Index(7))
-        );
-        peer
-    }
-
-    #[test]
-    fn a_window_is_full_by_messages_or_by_bytes() {
-        let mut peer = replicating();
-        peer.on_sent(Some(Index(7)), 10, Index(5), WINDOW);
-        assert!(!peer.is_paused());
-        peer.on_sent(Some(Index(8)), 10, Index(5), WINDOW);
-        assert!(peer.is_paused() && peer.is_full(WINDOW), "two messages");
-        peer.on_accepted(Index(7), FIRST);
-        assert!(!peer.is_paused() && !peer.is_full(WINDOW));
-        peer.on_sent(Some(Index(9)), 200, Index(5), WINDOW);
-        peer.on_accepted(Index(8), FIRST);
-        assert!(peer.is_full(WINDOW), "its bytes fill the window");
-        peer.on_heartbeat_response(Index(9));
-        assert!(
-            !peer.is_paused() && peer.is_full(WINDOW),
-            "an empty append may ask whether the appends were lost"
-        );
-    }
-
-    #[test]
-    fn stale_rejections_change_nothing() {
-        let mut peer = Progress::new(Index(9));
-        assert!(
-            !peer.on_rejected(Index(3), Index(2)),
-            "not the probe that is out"
-        );
-        assert!(peer.on_rejected(Index(9), Index(4)));
-        assert_eq!(peer.next, Index(5));
-        peer.on_accepted(Index(4), FIRST);
-        assert!(
-            !peer.on_rejected(Index(4), Index(1)),
-            "from before the match"
-        );
-        assert!(peer.on_rejected(Index(7), Index(4)));
-        assert_eq!((peer.state, peer.next), (ProgressState::Probe, Index(5)));
-    }
-
-    #[test]
-    fn a_snapshot_ends_by_word_of_the_peer_or_of_the_sender() {
-        let mut peer = replicating();
-        peer.become_snapshot(Index(20));
-        assert!(peer.is_paused());
-        assert!(peer.on_accepted(Index(8), Index(15)));
-        assert_eq!(
-            peer.state,
-            ProgressState::Snapshot(Index(20)),
-            "our log does not reach back that far"
-        );
-        let mut sent = peer.clone();
-        sent.on_snapshot_ended(SnapshotOutcome::Sent);
-        assert_eq!((sent.state, sent.next), (ProgressState::Probe, Index(21)));
-        assert!(sent.is_paused(), "until word or a heartbeat comes");
-        let mut failed = peer.clone();
-        failed.on_snapshot_ended(SnapshotOutcome::Failed);
-        assert_eq!(
-            (failed.state, failed.next),
-            (ProgressState::Probe, Index(9))
-        );
-        assert!(peer.on_accepted(Index(16), Index(15)));
-        assert_eq!(
-            (peer.state, peer.next),
-            (ProgressState::Replicate, Index(17))
-        );
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 //! Inputs only note what each peer is to be told ([`Wanted`]); [`Group::send_appends`] composes it,
 //! once a turn: so many proposals, acknowledgements and commits of a turn become one append a peer.
 
-use super::effects::{SnapshotOutcome, Source};
+use super::effects::{Snapshot, SnapshotOutcome, Source};
 use super::message::{AppendResponse, Message};
 use super::progress::{Progress, Wanted};
 use super::quorum::joint_index;
@@ -26,6 +26,8 @@ impl Group {
             AppendResponse::Accepted { last } => {
                 if last > end {
                     tracing::error!(group = %self.id, %from, %last, "accepted what was never sent");
+                } else if last < peer.matched {
+                    peer.want(Wanted::Append); // it does not know how much we know it to hold
                 } else if peer.on_accepted(last, first) {
                     self.on_progress(from);
                 }
@@ -43,6 +45,7 @@ impl Group {
                     peer.want(Wanted::Append);
                 }
             }
+            AppendResponse::StateMissing { from } => peer.on_state_missing(from),
         }
     }
 
@@ -172,7 +175,7 @@ impl Group {
             return false;
         }
         let prev_index = peer.next.prev();
-        let Some(prev_term) = self.log.term(prev_index) else {
+        let (Some(prev_term), None) = (self.log.term(prev_index), peer.state_missing) else {
             return self.send_snapshot(to, peer, source);
         };
         let last = self.last_for(to);
@@ -209,17 +212,27 @@ impl Group {
         true
     }
 
-    /// The peer lacks entries that are compacted. One that is silent gets nothing: a snapshot is
-    /// too much to be sent into the void.
+    /// The peer lacks entries that are compacted, or the state before them. One that is silent gets
+    /// nothing: a snapshot is too much to be sent into the void. A witness keeps no state: the
+    /// message alone lets its log go on, and when it is lost the next probe shows it.
     fn send_snapshot(&mut self, to: NodeId, peer: &mut Progress, source: &mut dyn Source) -> bool {
         if !peer.recent_active {
             return false;
         }
-        let Some(snapshot) = source.snapshot() else {
+        let begin = self.log.first().prev();
+        let from = peer.state_missing.map_or(begin, |from| from.max(begin));
+        // One from before the peer joined says that it is no member: it would refuse it.
+        let has_peer = |s: &Snapshot| s.membership.configuration().contains(to);
+        let found = source.snapshot(from).filter(has_peer);
+        let found = found.or_else(|| source.snapshot(from.max(self.membership.index)));
+        let Some(snapshot) = found else {
             tracing::debug!(group = %self.id, %to, "the peer needs a snapshot, there is none yet");
             return false;
         };
         peer.become_snapshot(snapshot.index);
+        if self.configuration.witnesses.contains(&to) {
+            peer.on_snapshot_ended(SnapshotOutcome::Sent);
+        }
         self.send(to, Message::InstallSnapshot { snapshot });
         true
     }

@@ -1,6 +1,6 @@
 //! Starting new groups.
 
-use super::{BootstrapReply, Shard};
+use super::{BootstrapReply, Loaded, Shard};
 use crate::error::BootstrapError;
 use crate::raft::membership::Membership;
 use crate::traits::{GroupWrite, StoredGroup};
@@ -30,7 +30,15 @@ impl<P, R> Shard<P, R> {
             compacted: (Index::ZERO, Term::ZERO),
             terms: Vec::new(),
         };
-        self.insert(&stored, membership, Index::ZERO);
+        let configuration = membership.configuration();
+        let loaded = Loaded {
+            is_witness: configuration.witnesses.contains(&self.config.node),
+            membership,
+            applied: Index::ZERO,
+            newest: None,
+            recovered: None,
+        };
+        self.insert(&stored, loaded);
         let write = GroupWrite {
             meta: Some(meta),
             ..GroupWrite::new(group)

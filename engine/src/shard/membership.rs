@@ -51,6 +51,7 @@ impl<P, R> Shard<P, R> {
         if blocks.is_empty() {
             return;
         }
+        let is_witness = replica.is_witness;
         if blocks.iter().any(Block::has_conf_change) {
             replica.due.extend(changes(&blocks));
             replica.held.get_or_insert_default();
@@ -60,12 +61,17 @@ impl<P, R> Shard<P, R> {
             let end = blocks.last().map_or(Index::ZERO, Block::last);
             self.refuse_changes(group, end);
         }
-        let task = ApplyTask::Apply(group, blocks);
+        let bytes = blocks.iter().map(|block| block.bytes().len()).sum();
+        let task = match blocks.last().map(Block::last) {
+            Some(last) if is_witness => ApplyTask::Pass(group, last),
+            Some(_) | None => ApplyTask::Apply(group, blocks),
+        };
         let held = self.groups.get_mut(&group).and_then(|r| r.held.as_mut());
         match held {
             Some(held) => held.push(task),
             None => self.out.apply.push(task),
         }
+        self.note_applying(group, bytes);
     }
 
     /// Step 2, for all groups that came to a change in the last turn.
@@ -87,6 +93,7 @@ impl<P, R> Shard<P, R> {
         for (index, change) in std::mem::take(&mut replica.due) {
             let old = replica.raft.membership().clone();
             replica.raft.step(Input::ConfChange(index, change));
+            replica.follow_role();
             let membership = replica.raft.membership();
             if *membership != old {
                 self.out.events.push(GroupEvent::MembershipChanged {
@@ -140,6 +147,7 @@ impl<P, R> Shard<P, R> {
         {
             let held = replica.held.take().unwrap_or_default();
             self.out.apply.extend(held);
+            self.maybe_save(group);
         }
     }
 }
@@ -155,7 +163,7 @@ fn changes(blocks: &[Block]) -> Vec<(Index, ConfChange)> {
 }
 
 /// Who came, went, or has another role or address.
-fn changed_nodes(old: &Membership, new: &Membership) -> Vec<NodeId> {
+pub(super) fn changed_nodes(old: &Membership, new: &Membership) -> Vec<NodeId> {
     let all = old.members.keys().chain(new.members.keys());
     let mut changed: Vec<NodeId> = all
         .copied()

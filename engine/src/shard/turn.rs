@@ -5,8 +5,10 @@ use crate::error::{BootstrapError, ChangeMembershipError, ProposeError, ReadErro
 use crate::events::GroupEvent;
 use crate::raft::RoleName;
 use crate::raft::conf_change::ConfChange;
+use crate::raft::effects::Snapshot;
 use crate::raft::membership::{MemberRole, Membership};
 use crate::raft::message::Envelope;
+use crate::snapshot::{SnapshotDone, SnapshotSending, SnapshotTask, Travelling};
 use crate::traits::{LogError, WriteBatch};
 use crate::types::{GroupId, Index, NodeId, Term};
 
@@ -41,6 +43,14 @@ pub enum ShardInput<P, R> {
     TransferLeadership(GroupId, NodeId),
     /// Entries of a group up to this index are not needed any more.
     Compact(GroupId, Index),
+    /// Make a snapshot of a group now, if anything was applied since the last one.
+    MakeSnapshot(GroupId),
+    /// Work on a group's snapshot has ended.
+    SnapshotDone(GroupId, SnapshotDone),
+    /// News of a snapshot on its way to a peer.
+    SnapshotSending(Travelling, SnapshotSending),
+    /// A leader's snapshot has arrived: its file is here, whole and durable.
+    SnapshotReceived(Envelope),
     /// Tell the state of these groups; of all if empty.
     Status(Vec<GroupId>, StatusReply),
     /// The log or the state machine failed: stop serving, for good.
@@ -54,6 +64,12 @@ pub enum ApplyTask<P> {
     Await(GroupId, Index, Term, P),
     /// Committed and durable entries.
     Apply(GroupId, Vec<Block>),
+    /// Entries up to this index, on a witness: there is nothing to apply them to.
+    Pass(GroupId, Index),
+    /// Make a snapshot of the state after all entries before this task.
+    Save(GroupId, Snapshot),
+    /// Take a snapshot over: its file is here, and the log has restarted behind it, durably.
+    Restore(GroupId, Snapshot),
     /// Nothing more will come: whoever waits gets no output here.
     GiveUp,
 }
@@ -65,8 +81,12 @@ pub struct TurnEffects<P, R> {
     pub write: Option<WriteBatch>,
     /// For the transport.
     pub send: Vec<Envelope>,
+    /// For the transport: each an [`crate::raft::message::Message::InstallSnapshot`] that goes with its file.
+    pub send_snapshots: Vec<Envelope>,
     /// For the apply stage.
     pub apply: Vec<ApplyTask<P>>,
+    /// For whoever works on snapshots.
+    pub snapshot_tasks: Vec<SnapshotTask>,
     /// Proposals that have no result.
     pub refused: Vec<(P, ProposeError)>,
     /// Reads that may be served now, or not at all.
@@ -86,7 +106,9 @@ impl<P, R> Default for TurnEffects<P, R> {
         Self {
             write: None,
             send: Vec::new(),
+            send_snapshots: Vec::new(),
             apply: Vec::new(),
+            snapshot_tasks: Vec::new(),
             refused: Vec::new(),
             reads: Vec::new(),
             events: Vec::new(),
@@ -118,6 +140,8 @@ pub struct GroupStatus {
     pub first: Index,
     /// Last index in the log.
     pub last: Index,
+    /// The last entry that the newest snapshot here covers; zero if there is none.
+    pub snapshot: Index,
     /// Everyone in it.
     pub membership: Membership,
 }

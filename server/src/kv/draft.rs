@@ -6,6 +6,7 @@
 //! Invariant: a refused request leaves the draft as it was.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_engine::block::{Entry, EntryKind};
@@ -26,7 +27,7 @@ use super::store::{Span, Store, View};
 /// The changes of one apply call.
 pub(super) struct Draft<'a> {
     store: &'a Store,
-    view: View<'a>,
+    view: View,
     groups: BTreeMap<GroupId, GroupState>,
     /// By whole row key.
     keys: BTreeMap<Vec<u8>, KeyRow>,
@@ -35,7 +36,7 @@ pub(super) struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     /// Nothing changed yet. The caller lets no other draft of the same groups exist.
-    pub fn new(store: &'a Store) -> Self {
+    pub fn new(store: &'a Arc<Store>) -> Self {
         Self {
             store,
             view: store.view(),
@@ -205,8 +206,9 @@ impl<'a> Draft<'a> {
             Entry::Occupied(state) => Ok(state.into_mut()),
             Entry::Vacant(place) => match self.view.group(group)? {
                 Some(GroupRow::Present(state)) => Ok(place.insert(state)),
-                None => Ok(place.insert(GroupState::EMPTY)),
+                None | Some(GroupRow::Emptied) => Ok(place.insert(GroupState::EMPTY)),
                 Some(GroupRow::Removing) => Err(KvError::BeingRemoved(group)),
+                Some(GroupRow::Restoring) => Err(KvError::BeingRestored(group)),
             },
         }
     }

@@ -115,4 +115,11 @@ pub enum KvError {
     /// The group's rows are being deleted; it can be started anew afterwards.
     #[error("group {0}: its data is being removed")]
     BeingRemoved(GroupId),
+    /// The group's rows are being replaced by a snapshot's, or are gone until one is taken over:
+    /// read later, or on another node.
+    #[error(
+        "group {0}: its data is being restored from a snapshot; try again later, or ask another \
+         node"
+    )]
+    BeingRestored(GroupId),
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use multiraft_engine::block::Entry;
+use multiraft_engine::snapshot::SnapshotView;
 use multiraft_engine::types::{GroupId, Index};
 use multiraft_proto::etcdserverpb::{
     DeleteRangeResponse, PutResponse, RangeRequest, RangeResponse,
@@ -17,10 +18,9 @@ use super::draft::Draft;
 use super::error::{KvError, Refusal};
 use super::read;
 use super::rows::GroupRow;
+use super::snapshot::GroupView;
 use super::store::Store;
-
-/// Rows deleted in one batch when a group is removed, so that other groups' applies get between.
-const REMOVE_BATCH_ROWS: usize = 4096;
+use replace::Claims;
 
 /// Limits of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,27 +63,24 @@ pub enum Response {
 
 /// The key-value machine of a node.
 pub struct KvMachine {
-    store: Store,
+    store: Arc<Store>,
     /// One apply call at a time: a draft reads what it changes, and the store has one journal.
     applying: Mutex<()>,
-    /// One removal at a time.
-    removing: Mutex<()>,
+    /// Groups that are being replaced or removed.
+    claims: Claims,
 }
 
 impl KvMachine {
     /// Opens the store in `dir` (for a node: `<data_dir>/kv`), or creates it. Finishes removals
-    /// that a crash cut short.
+    /// that a crash cut short; a group whose snapshot was being taken over waits for another try.
     pub fn open(dir: &Path, config: KvConfig) -> Result<Arc<Self>, KvError> {
         let machine = Self {
-            store: Store::open(dir, config.cache_bytes)?,
+            store: Arc::new(Store::open(dir, config.cache_bytes)?),
             applying: Mutex::new(()),
-            removing: Mutex::new(()),
+            claims: Claims::default(),
         };
         for (group, row) in machine.store.view().groups()? {
-            match row {
-                GroupRow::Removing => machine.remove_rows(group)?,
-                GroupRow::Present(_) => {}
-            }
+            machine.finish(group, row)?;
         }
         Ok(Arc::new(machine))
     }
@@ -96,9 +93,14 @@ impl KvMachine {
         Ok(groups.into_iter().map(|(group, _)| group).collect())
     }
 
-    /// The last entry of the group that is applied; zero if none is. Where a replay starts after.
+    /// The last entry of the group that is applied; zero if none is, or while a snapshot is being
+    /// taken over. Where a replay starts after.
     pub fn applied(&self, group: GroupId) -> Result<Index, KvError> {
-        Ok(read::state(&self.store.view(), group)?.applied)
+        match self.store.view().group(group)? {
+            Some(GroupRow::Present(state)) => Ok(state.applied),
+            None | Some(GroupRow::Restoring | GroupRow::Emptied) => Ok(Index::ZERO),
+            Some(GroupRow::Removing) => Err(KvError::BeingRemoved(group)),
+        }
     }
 
     /// Applies entries, of each group in index order, as one atomic batch without a sync. Returns
@@ -125,48 +127,27 @@ impl KvMachine {
     /// Reads a range from one snapshot of the store.
     ///
     /// The header has the newest revision; ids and term are zero. A group without state reads as an
-    /// empty store: whether the group is here is for the caller to know.
+    /// empty store: whether the group is here is for the caller to know. One whose state waits for a
+    /// snapshot is refused with [`KvError::BeingRestored`].
     pub fn range(&self, group: GroupId, request: &RangeRequest) -> Result<RangeResponse, KvError> {
         read::range(&self.store.view(), group, request)
     }
 
-    /// Deletes all state of a group, durably when it returns. The caller applies nothing to it
-    /// meanwhile. Takes as long as the group is large.
-    pub fn remove_group(&self, group: GroupId) -> Result<(), KvError> {
-        let _removing = self.removing.lock();
-        {
-            let _applying = self.applying.lock();
-            if self.store.view().group(group)?.is_none() {
-                return Ok(());
-            }
-            let mut batch = self.store.batch();
-            batch.put_group(group, GroupRow::Removing);
-            batch.commit()?;
-        }
-        self.remove_rows(group)
+    /// The state of a group as it is now, to be written later, on any thread. Costs nothing but the
+    /// disk space of what is deleted before it is dropped; until then the database stays open.
+    pub fn snapshot_group(&self, group: GroupId) -> Result<impl SnapshotView + use<>, KvError> {
+        let view = self.store.view();
+        let state = read::state(&view, group)?;
+        Ok(GroupView::new(view, group, state))
     }
 
     /// Makes all that was applied durable: one sync. To be called before the log drops entries.
     pub fn flush(&self) -> Result<(), KvError> {
         Ok(self.store.flush()?)
     }
-
-    /// Deletes the rows of a group marked as being removed, the mark last: a crash in between
-    /// leaves the mark, and [`Self::open`] goes on.
-    fn remove_rows(&self, group: GroupId) -> Result<(), KvError> {
-        loop {
-            let mut batch = self.store.batch();
-            let removed = batch.remove_rows(group, REMOVE_BATCH_ROWS)?;
-            if removed == 0 {
-                batch.remove_group(group);
-            }
-            batch.commit()?;
-            if removed == 0 {
-                return self.flush();
-            }
-        }
-    }
 }
+
+mod replace;
 
 #[cfg(test)]
 mod model;

@@ -24,18 +24,20 @@ pub(super) fn api_revision(number: u64) -> i64 {
     i64::try_from(number).expect("fewer changes than i64::MAX")
 }
 
-/// Where a group stands; an empty store if nothing was applied.
-pub(super) fn state(view: &View<'_>, group: GroupId) -> Result<GroupState, KvError> {
+/// Where a group stands, to read it; an empty store if nothing was applied. Refused if its rows mean
+/// nothing, or are elsewhere.
+pub(super) fn state(view: &View, group: GroupId) -> Result<GroupState, KvError> {
     match view.group(group)? {
         Some(GroupRow::Present(state)) => Ok(state),
         None => Ok(GroupState::EMPTY),
         Some(GroupRow::Removing) => Err(KvError::BeingRemoved(group)),
+        Some(GroupRow::Restoring | GroupRow::Emptied) => Err(KvError::BeingRestored(group)),
     }
 }
 
 /// Answers a range request from one view. The header has the revision; the caller knows the rest.
 pub(super) fn range(
-    view: &View<'_>,
+    view: &View,
     group: GroupId,
     request: &RangeRequest,
 ) -> Result<RangeResponse, KvError> {
@@ -91,7 +93,7 @@ struct Found {
 
 /// The keys of `span` that are there at revision `at`, in order.
 fn visible(
-    view: &View<'_>,
+    view: &View,
     group: GroupId,
     span: &Span,
     at: u64,
@@ -107,7 +109,7 @@ fn visible(
 
 /// A key's row as it was at revision `at`: follows the changes back. `None`: not there.
 fn row_at(
-    view: &View<'_>,
+    view: &View,
     group: GroupId,
     newest: KeyRow,
     at: u64,
@@ -230,7 +232,7 @@ fn cut<T>(rows: &mut Vec<T>, limit: i64) -> bool {
     }
 }
 
-fn fetch(view: &View<'_>, group: GroupId, found: &[Found]) -> Result<Vec<KeyValue>, StoreError> {
+fn fetch(view: &View, group: GroupId, found: &[Found]) -> Result<Vec<KeyValue>, StoreError> {
     let kv = |found: &Found| {
         let row = view.revision(group, found.row.modified)?;
         debug_assert_eq!(

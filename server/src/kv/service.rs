@@ -138,10 +138,12 @@ impl From<KvError> for Status {
     fn from(error: KvError) -> Self {
         let code = match error {
             KvError::Refused(refusal) => return refusal.into(),
-            KvError::Store(_) => Code::Internal,
-            KvError::UnknownCommand { .. } | KvError::Gap { .. } | KvError::BeingRemoved(_) => {
-                Code::Unavailable
+            // Passes by itself: clients may meet it often, and the log need not tell each time.
+            KvError::BeingRemoved(_) | KvError::BeingRestored(_) => {
+                return Self::unavailable(error.to_string());
             }
+            KvError::Store(_) => Code::Internal,
+            KvError::UnknownCommand { .. } | KvError::Gap { .. } => Code::Unavailable,
         };
         tracing::error!(%error, "a request met trouble of the store");
         Self::new(code, error.to_string())

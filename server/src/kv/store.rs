@@ -2,26 +2,35 @@
 //!
 //! Writes are batches, atomic over keyspaces and handed to the operating system without a sync: a
 //! killed process loses nothing, a power failure loses the newest batches whole. [`Store::flush`]
-//! makes all durable. Reads go through a [`View`], which no later batch changes.
+//! makes all durable. Batches are kept in their order: what a crash leaves is all of them up to one.
+//! Reads go through a [`View`], which no later batch changes.
 
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fjall::{
-    Database, Iter, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable,
-    Snapshot,
+    Database, Iter, Keyspace, KeyspaceCreateOptions, KvPair, OwnedWriteBatch, PersistMode,
+    Readable, Snapshot, UserKey,
 };
 use multiraft_engine::types::GroupId;
 
 use super::error::StoreError;
 use super::rows::{
-    GroupRow, KeyRow, Revision, RevisionRow, group_key, group_of, key_key, key_of, revision_key,
+    GroupRow, KeyRow, Revision, RevisionRow, RowKind, group_key, group_of, key_key, key_of,
+    revision_key, row_key,
 };
 
 const GROUPS: &str = "groups";
 const KEYS: &str = "keys";
 const REVISIONS: &str = "revisions";
+
+/// Where a batch of many rows is full: the journal is locked while it is written, and other groups'
+/// applies wait for it.
+const FULL_ROWS: usize = 4096;
+/// As [`FULL_ROWS`], in bytes of keys and values.
+const FULL_BYTES: usize = 1 << 20;
 
 /// First and last row of a span, by whole row key.
 type RowBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
@@ -92,9 +101,9 @@ impl Store {
     }
 
     /// The store as it is now.
-    pub fn view(&self) -> View<'_> {
+    pub fn view(self: &Arc<Self>) -> View {
         View {
-            store: self,
+            store: Arc::clone(self),
             snapshot: self.database.snapshot(),
         }
     }
@@ -103,7 +112,8 @@ impl Store {
     pub fn batch(&self) -> Batch<'_> {
         Batch {
             store: self,
-            batch: self.database.batch(),
+            inner: self.database.batch(),
+            bytes: 0,
         }
     }
 
@@ -111,15 +121,32 @@ impl Store {
     pub fn flush(&self) -> Result<(), StoreError> {
         Ok(self.database.persist(PersistMode::SyncAll)?)
     }
+
+    /// Moves all rows from the journal into tables and merges them, as happens by itself in time.
+    #[cfg(test)]
+    pub fn compact(&self) -> Result<(), StoreError> {
+        for keyspace in [&self.groups, &self.keys, &self.revisions] {
+            keyspace.rotate_memtable_and_wait()?;
+            keyspace.major_compact()?;
+        }
+        Ok(())
+    }
+
+    fn keyspace(&self, kind: RowKind) -> &Keyspace {
+        match kind {
+            RowKind::Key => &self.keys,
+            RowKind::Revision => &self.revisions,
+        }
+    }
 }
 
-/// The store at one moment.
-pub(super) struct View<'a> {
-    store: &'a Store,
+/// The store at one moment. Keeps the database open, and what it shows on disk.
+pub(super) struct View {
+    store: Arc<Store>,
     snapshot: Snapshot,
 }
 
-impl View<'_> {
+impl View {
     /// A group's row, if it has one.
     pub fn group(&self, group: GroupId) -> Result<Option<GroupRow>, StoreError> {
         let row = self.snapshot.get(&self.store.groups, group_key(group))?;
@@ -166,6 +193,17 @@ impl View<'_> {
         row.and_then(|bytes| RevisionRow::decode(&bytes))
             .ok_or(damaged(group, REVISIONS))
     }
+
+    /// All rows of a group of one kind, by key, as they are stored.
+    pub fn rows(
+        &self,
+        group: GroupId,
+        kind: RowKind,
+    ) -> impl Iterator<Item = Result<KvPair, StoreError>> {
+        let keyspace = self.store.keyspace(kind);
+        let rows = self.snapshot.prefix(keyspace, group_key(group));
+        rows.map(|row| Ok(row.into_inner()?))
+    }
 }
 
 /// A key, and where it stands.
@@ -187,7 +225,7 @@ impl Iterator for KeyRows {
             Self::One(row) => return row.take(),
             Self::Many(group, rows) => (*group, rows),
         };
-        let decode = |(key, value): fjall::KvPair| {
+        let decode = |(key, value): KvPair| {
             let row = KeyRow::decode(&value).ok_or(damaged(group, KEYS))?;
             Ok((key_of(&key), row))
         };
@@ -200,51 +238,93 @@ impl Iterator for KeyRows {
 #[must_use = "a dropped batch changes nothing"]
 pub(super) struct Batch<'a> {
     store: &'a Store,
-    batch: OwnedWriteBatch,
+    inner: OwnedWriteBatch,
+    /// Of the rows that go in whole.
+    bytes: usize,
 }
 
 impl Batch<'_> {
     /// Writes a group's row.
     pub fn put_group(&mut self, group: GroupId, row: GroupRow) {
-        self.batch
+        self.inner
             .insert(&self.store.groups, group_key(group), row.encode());
     }
 
     /// Deletes a group's row.
     pub fn remove_group(&mut self, group: GroupId) {
-        self.batch.remove(&self.store.groups, group_key(group));
+        self.inner.remove(&self.store.groups, group_key(group));
     }
 
     /// Writes a row of `keys` by its whole row key.
     pub fn put_key(&mut self, row_key: Vec<u8>, row: KeyRow) {
-        self.batch.insert(&self.store.keys, row_key, row.encode());
+        self.inner.insert(&self.store.keys, row_key, row.encode());
     }
 
     /// Writes a row of `revisions`.
     pub fn put_revision(&mut self, group: GroupId, revision: Revision, row: &RevisionRow) {
         let row_key = revision_key(group, revision);
-        self.batch
+        self.inner
             .insert(&self.store.revisions, row_key, row.encode());
     }
 
-    /// Deletes up to `limit` rows of a group from `keys` and `revisions`; returns how many.
-    pub fn remove_rows(&mut self, group: GroupId, limit: usize) -> Result<usize, StoreError> {
-        let mut removed = 0;
-        for keyspace in [&self.store.keys, &self.store.revisions] {
-            for row in keyspace.prefix(group_key(group)).take(limit - removed) {
-                self.batch.remove(keyspace, row.key()?);
-                removed += 1;
-            }
-        }
-        Ok(removed)
+    /// Writes a row of a group as another store had it; `key` is without the group.
+    pub fn put_row(&mut self, group: GroupId, kind: RowKind, key: &[u8], value: &[u8]) {
+        self.bytes += key.len() + value.len();
+        let keyspace = self.store.keyspace(kind);
+        self.inner.insert(keyspace, row_key(group, key), value);
+    }
+
+    /// Deletes a row by its whole key.
+    pub fn remove_row(&mut self, kind: RowKind, row_key: UserKey) {
+        self.bytes += row_key.len();
+        self.inner.remove(self.store.keyspace(kind), row_key);
+    }
+
+    /// Whether it holds as many whole rows as one batch should.
+    pub fn is_full(&self) -> bool {
+        self.inner.len() >= FULL_ROWS || self.bytes >= FULL_BYTES
     }
 
     /// Makes the batch take effect, without a sync.
     pub fn commit(self) -> Result<(), StoreError> {
-        Ok(self.batch.commit()?)
+        Ok(self.inner.commit()?)
     }
+}
+
+/// A row that does not decode or does not fit its group.
+pub(super) fn damaged_row(group: GroupId, kind: RowKind) -> StoreError {
+    damaged(
+        group,
+        match kind {
+            RowKind::Key => KEYS,
+            RowKind::Revision => REVISIONS,
+        },
+    )
 }
 
 fn damaged(group: GroupId, keyspace: &'static str) -> StoreError {
     StoreError::Damaged { group, keyspace }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests end at the first surprise")]
+    use super::*;
+
+    #[test]
+    fn a_batch_is_full_by_rows_or_by_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), 1 << 20).unwrap();
+        let mut batch = store.batch();
+        for row in 0..FULL_ROWS {
+            assert!(!batch.is_full(), "{row} rows");
+            batch.put_row(GroupId(1), RowKind::Key, b"", b"");
+        }
+        assert!(batch.is_full());
+        let mut batch = store.batch();
+        batch.put_row(GroupId(1), RowKind::Key, b"k", &vec![0; FULL_BYTES - 2]);
+        assert!(!batch.is_full());
+        batch.remove_row(RowKind::Key, b"k".into());
+        assert!(batch.is_full());
+    }
 }

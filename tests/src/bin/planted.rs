@@ -24,7 +24,7 @@ struct Arguments {
 }
 
 /// The bugs by name, as in the list of classes that the project guards against.
-const BUGS: [(&str, &str); 25] = [
+const BUGS: [(&str, &str); 26] = [
     ("canary", "a rule that is always broken: must fail"),
     (
         "B1",
@@ -51,6 +51,10 @@ const BUGS: [(&str, &str); 25] = [
         "a peer that was probed in vain is never probed again",
     ),
     ("B20", "an old write's completion speaks for newer entries"),
+    (
+        "own-vote",
+        "a term is led in that the own disk does not have yet",
+    ),
     ("late-vote", "a vote for a lost log counts for the next"),
     ("old-term", "entries of old terms are committed by counting"),
     (

@@ -11,7 +11,8 @@ use multiraft_engine::raft::conf_change::{Change, ConfChange, Transition};
 use multiraft_engine::raft::effects::Snapshot;
 use multiraft_engine::raft::membership::{Member, MemberRole, Membership};
 use multiraft_engine::raft::message::{AppendResponse, Envelope, Message, VoteRequest};
-use multiraft_engine::shard::{ApplyTask, Shard, ShardInput, TurnEffects};
+use multiraft_engine::shard::{ApplyTask, Loaded, Shard, ShardInput, TurnEffects};
+use multiraft_engine::snapshot::SnapshotDone;
 use multiraft_engine::traits::{GroupWrite, Log, PeerAddress};
 use multiraft_engine::types::{GroupId, HardState, Index, NodeId, Term};
 use multiraft_logdb::sim::SimDisk;
@@ -98,7 +99,14 @@ impl Bench {
             (promises.written, promises.durable) = (found, found);
             promises.applied = group.compacted.0;
             let membership = Membership::decode(&group.meta).unwrap();
-            shard.restore(group, membership, promises.applied);
+            let loaded = Loaded {
+                is_witness: membership.configuration().witnesses.contains(&id(1)),
+                membership,
+                applied: promises.applied,
+                newest: None,
+                recovered: None,
+            };
+            shard.restore(group, loaded);
         }
         let mut bench = Self {
             disk,
@@ -150,10 +158,14 @@ impl Bench {
                 }
                 return Ok(None);
             }
+            16 => ShardInput::MakeSnapshot(GROUP),
             _ => match envelope(input)? {
-                // As the host does it: files of snapshots have no lane yet.
-                envelope if matches!(envelope.message, Message::InstallSnapshot { .. }) => {
-                    return Ok(None);
+                // With its file, as a rule; one without it must change nothing.
+                envelope
+                    if matches!(envelope.message, Message::InstallSnapshot { .. })
+                        && input.ratio(7, 8)? =>
+                {
+                    ShardInput::SnapshotReceived(envelope)
                 }
                 envelope => ShardInput::Messages(vec![envelope]),
             },
@@ -190,17 +202,15 @@ impl Bench {
         loop {
             let effects = self.shard.turn(std::mem::take(&mut inputs));
             let wants_turn = effects.wants_turn;
-            let applied = self.carry_out(effects);
-            if let Some(index) = applied {
-                inputs.push(ShardInput::Applied(vec![(GROUP, index)]));
-            } else if !wants_turn {
+            inputs = self.carry_out(effects);
+            if inputs.is_empty() && !wants_turn {
                 return;
             }
         }
     }
 
-    /// Checks and does what a turn asks for; gives how far it was applied.
-    fn carry_out(&mut self, effects: TurnEffects<u64, u64>) -> Option<Index> {
+    /// Checks and does what a turn asks for; gives what the apply stage answers.
+    fn carry_out(&mut self, effects: TurnEffects<u64, u64>) -> Vec<ShardInput<u64, u64>> {
         if let Some(batch) = effects.write {
             for write in &batch.writes {
                 self.check_write(write);
@@ -216,9 +226,16 @@ impl Bench {
             );
             self.check_promise(envelope);
         }
-        let mut applied = None;
+        let mut answers = Vec::new();
         for task in effects.apply {
-            if let ApplyTask::Apply(_, blocks) = task {
+            answers.extend(self.apply(task));
+        }
+        answers
+    }
+
+    fn apply(&mut self, task: ApplyTask<u64>) -> Option<ShardInput<u64, u64>> {
+        match task {
+            ApplyTask::Apply(_, blocks) => {
                 for block in blocks {
                     assert_eq!(
                         block.first(),
@@ -230,11 +247,46 @@ impl Bench {
                         "applied before it is durable"
                     );
                     self.promises.applied = block.last();
-                    applied = Some(block.last());
                 }
+                Some(self.applied())
             }
+            ApplyTask::Pass(_, index) => {
+                self.promises.applied = index;
+                Some(self.applied())
+            }
+            ApplyTask::Save(_, snapshot) => {
+                assert_eq!(snapshot.index, self.promises.applied, "another state");
+                let removed = Vec::new();
+                let is_saved = !snapshot.index.0.is_multiple_of(3);
+                let saved = SnapshotDone::Saved { snapshot, removed };
+                let done = if is_saved {
+                    saved
+                } else {
+                    SnapshotDone::NotSaved
+                };
+                Some(ShardInput::SnapshotDone(GROUP, done))
+            }
+            ApplyTask::Restore(_, snapshot) => {
+                assert!(
+                    snapshot.index <= self.promises.durable_last,
+                    "taken over before the log has restarted"
+                );
+                let index = snapshot.index;
+                let done = if index.0.is_multiple_of(5) {
+                    SnapshotDone::Lost(index)
+                } else {
+                    self.promises.applied = index;
+                    let removed = Vec::new();
+                    SnapshotDone::Restored { snapshot, removed }
+                };
+                Some(ShardInput::SnapshotDone(GROUP, done))
+            }
+            ApplyTask::Await(..) | ApplyTask::GiveUp => None,
         }
-        applied
+    }
+
+    fn applied(&self) -> ShardInput<u64, u64> {
+        ShardInput::Applied(vec![(GROUP, self.promises.applied)])
     }
 
     fn check_write(&mut self, write: &GroupWrite) {
@@ -365,6 +417,7 @@ fn vote(input: &mut Unstructured<'_>) -> Result<VoteRequest> {
         last_index: Index(number(input)?),
         last_term: Term(number(input)?),
         transfer: input.arbitrary()?,
+        configuration: Index(number(input)?),
     })
 }
 
@@ -387,12 +440,13 @@ fn envelope(input: &mut Unstructured<'_>) -> Result<Envelope> {
         from: node(input)?,
         to: if is_ours { id(1) } else { node(input)? },
         term: Term(number(input)?),
+        incarnation: input.int_in_range(0..=2)?,
         message: message(input)?,
     })
 }
 
 fn message(input: &mut Unstructured<'_>) -> Result<Message> {
-    Ok(match input.int_in_range(0..=19)? {
+    Ok(match input.int_in_range(0..=20)? {
         0 => Message::PreVote(vote(input)?),
         1 => Message::PreVoteResponse {
             granted: input.arbitrary()?,
@@ -420,6 +474,9 @@ fn message(input: &mut Unstructured<'_>) -> Result<Message> {
             hint_index: Index(number(input)?),
             hint_term: Term(number(input)?),
             last: Index(number(input)?),
+        }),
+        20 => Message::AppendEntriesResponse(AppendResponse::StateMissing {
+            from: Index(number(input)?),
         }),
         10 => Message::Heartbeat {
             commit: Index(number(input)?),

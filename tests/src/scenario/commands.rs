@@ -70,6 +70,8 @@ impl Cluster {
             "status" | "log-level" => Ok(()),
             "crash" => self.crash(command),
             "restart" => self.restart(command),
+            "wipe" => self.wipe(command),
+            "lose-state" => self.lose_state(command),
             "read-index" => self.read_index(command),
             "partition" => self.cut(command),
             "heal" => {
@@ -225,6 +227,7 @@ impl Cluster {
             from,
             to,
             term: node.raft.term(),
+            incarnation: 0,
             message: PeerMessage::InstallSnapshot { snapshot },
         };
         self.messages.push_back(Message::Peer(envelope));
@@ -258,8 +261,27 @@ impl Cluster {
             }
         }
         node.crash();
+        self.drop_own_answers(id);
+        Ok(())
+    }
+
+    /// A node's own disk answers no more.
+    fn drop_own_answers(&mut self, id: NodeId) {
         let is_own = |m: &Message| matches!(m, Message::Appended(node, _) | Message::Applied(node, _) if *node == id);
         self.messages.retain(|message| !is_own(message));
+    }
+
+    fn wipe(&mut self, command: &Command) -> Done {
+        let id = first_id(command)?;
+        self.node(id)?.wipe();
+        self.drop_own_answers(id);
+        Ok(())
+    }
+
+    fn lose_state(&mut self, command: &Command) -> Done {
+        let id = first_id(command)?;
+        self.node(id)?.lose_state();
+        self.drop_own_answers(id);
         Ok(())
     }
 
@@ -461,6 +483,7 @@ fn setup(command: &Command) -> Result<Setup, String> {
         limits,
         is_async,
         snapshot: boot_snapshot(command)?,
+        has_incarnations: flag(command, "incarnations")?,
     })
 }
 

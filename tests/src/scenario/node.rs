@@ -6,6 +6,7 @@ use bytes::Bytes;
 use multiraft_engine::block::{Block, Entry, EntryKind};
 use multiraft_engine::raft::conf_change::ConfChange;
 use multiraft_engine::raft::effects::{Effects, Input, ProposalOutcome, Snapshot, Source};
+use multiraft_engine::raft::incarnation::Identity;
 use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::raft::message::{Envelope, Message};
 use multiraft_engine::raft::{Group, Limits};
@@ -91,8 +92,8 @@ impl Source for Disk {
         Ok(wanted.map(one).collect())
     }
 
-    fn snapshot(&mut self) -> Option<Snapshot> {
-        Some(self.snapshot.clone())
+    fn snapshot(&mut self, from: Index) -> Option<Snapshot> {
+        Some(self.snapshot.clone()).filter(|snapshot| snapshot.index >= from)
     }
 }
 
@@ -115,7 +116,12 @@ pub struct Setup {
     pub is_async: bool,
     /// What it boots from.
     pub snapshot: Snapshot,
+    /// Whether the lives of its data are told apart.
+    pub has_incarnations: bool,
 }
+
+/// Incarnations of a node's data: its id, then which life.
+const LIVES: u64 = 10;
 
 /// One replica.
 pub struct Node {
@@ -133,6 +139,8 @@ pub struct Node {
     pub is_down: bool,
     /// The next write fails.
     pub fails_sync: bool,
+    /// The incarnation of its data.
+    life: u64,
     setup: Setup,
     /// What was handed to the append thread last.
     handed: HardState,
@@ -151,9 +159,15 @@ impl Node {
             },
             snapshot,
         };
-        let raft = Self::boot(id, &disk, &setup);
+        let life = if setup.has_incarnations {
+            u64::from(id.get()) * LIVES
+        } else {
+            0
+        };
+        let raft = Self::boot(id, life, &disk, &setup);
         Self {
             id,
+            life,
             raft,
             handed: disk.hard_state,
             disk,
@@ -165,13 +179,17 @@ impl Node {
         }
     }
 
-    fn boot(id: NodeId, disk: &Disk, setup: &Setup) -> Group {
+    fn boot(id: NodeId, life: u64, disk: &Disk, setup: &Setup) -> Group {
         let membership: Membership = disk.snapshot.membership.clone();
         let applied = disk.snapshot.index;
         let seed = u64::from(id.get());
         let first_candidate = false;
+        let own = Identity {
+            node: id,
+            incarnation: life,
+        };
         Group::restore(
-            id,
+            own,
             &disk.stored(),
             membership,
             applied,
@@ -185,10 +203,27 @@ impl Node {
     pub fn crash(&mut self) {
         self.append_work.clear();
         self.apply_work.clear();
-        self.raft = Self::boot(self.id, &self.disk, &self.setup);
+        self.raft = Self::boot(self.id, self.life, &self.disk, &self.setup);
         self.handed = self.disk.hard_state;
         self.is_down = true;
         self.fails_sync = false;
+    }
+
+    /// Loses the disk too, and is started as at the beginning: what an operator must not do.
+    pub fn wipe(&mut self) {
+        let life = self.life;
+        *self = Self::new(self.id, self.setup.clone());
+        if life > 0 {
+            self.life = life + 1;
+            self.raft = Self::boot(self.id, self.life, &self.disk, &self.setup);
+        }
+    }
+
+    /// Loses the state machine's state and its snapshot, but not the log.
+    pub fn lose_state(&mut self) {
+        self.disk.snapshot.index = Index::ZERO;
+        self.crash();
+        self.is_down = false;
     }
 
     /// One input, and the messages that follow from it alone.
@@ -218,6 +253,9 @@ impl Node {
         effects.send = effects.send.into_iter().flat_map(one_by_one).collect();
         let mut messages: Vec<Envelope> = effects.send.extract_if(.., is_answer).collect();
         messages.append(&mut effects.send_when_durable);
+        for envelope in effects.send.iter_mut().chain(&mut messages) {
+            envelope.incarnation = self.life; // as the connection would say
+        }
         let work = AppendWork {
             write: effects.write.take(),
             messages,

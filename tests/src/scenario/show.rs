@@ -185,6 +185,9 @@ fn body(message: &Message) -> String {
             hint_term,
             ..
         }) => format!(" rejected prev={prev} hint={hint_index}@{hint_term}"),
+        Message::AppendEntriesResponse(AppendResponse::StateMissing { from }) => {
+            format!(" state missing from={from}")
+        }
         Message::Heartbeat { commit, .. } => format!(" commit={commit}"),
         Message::InstallSnapshot { snapshot } => {
             format!(" snapshot={}@{}", snapshot.index, snapshot.term)

@@ -47,11 +47,18 @@ pub enum Fault {
     Membership,
     /// Leadership is handed over.
     Transfer,
-    /// The log is compacted.
-    Compact,
+    /// A snapshot is made although it is not time for one.
+    Snapshot,
+    /// The connections that carry snapshots between two nodes break.
+    BreakTransfer,
+    /// A byte of a snapshot's file rots.
+    Rot,
+    /// A disk is replaced by an empty one, the groups are bootstrapped there again, and the node
+    /// leaves and joins.
+    Wipe,
 }
 
-const ALL: [Fault; 20] = [
+const ALL: [Fault; 23] = [
     Fault::Crash,
     Fault::CrashAll,
     Fault::FailSync,
@@ -71,7 +78,10 @@ const ALL: [Fault; 20] = [
     Fault::SlowApply,
     Fault::Membership,
     Fault::Transfer,
-    Fault::Compact,
+    Fault::Snapshot,
+    Fault::BreakTransfer,
+    Fault::Rot,
+    Fault::Wipe,
 ];
 
 impl fmt::Display for Fault {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use multiraft_engine::block::Block;
+use multiraft_engine::raft::effects::Snapshot;
 use multiraft_engine::raft::message::{AppendResponse, Envelope, Message};
 use multiraft_engine::traits::{GroupWrite, StoredGroup, WriteBatch};
 use multiraft_engine::types::{GroupId, HardState, Index, NodeId, Term};
@@ -42,6 +43,10 @@ impl Shadow {
     }
 
     fn write(&mut self, write: &GroupWrite) {
+        if let Some((index, _)) = write.restart_after {
+            self.entries.clear();
+            self.compacted = index;
+        }
         if let Some(index) = write.compact_to {
             while self.compacted < index && self.entries.pop_front().is_some() {
                 self.compacted = self.compacted.next();
@@ -105,8 +110,33 @@ struct Disk {
 struct History {
     /// Entries that some machine was given, from index 1.
     committed: Vec<Seen>,
-    leaders: BTreeMap<Term, NodeId>,
-    votes: BTreeMap<(Term, NodeId), NodeId>,
+    /// Who leads a term, and after how many starts of its process.
+    leaders: BTreeMap<Term, (NodeId, u32)>,
+    /// Of each life of each node's data.
+    votes: BTreeMap<(Term, NodeId, u32), NodeId>,
+    /// What some log held at an index, by the entry's term.
+    entries: BTreeMap<(Index, Term), u32>,
+}
+
+impl History {
+    /// Log matching: an index and a term name one entry, in all logs and for ever (Raft §5.3).
+    fn check_matching(&mut self, node: NodeId, group: GroupId, block: &Block) {
+        for (index, entry) in (block.first().0..).zip(seen(block)) {
+            let Some(hash) = entry.hash else {
+                continue; // on a witness
+            };
+            let known = *self
+                .entries
+                .entry((Index(index), entry.term))
+                .or_insert(hash);
+            assert!(
+                known == hash,
+                "node {node} writes another entry {index} of term {} into group {group} than \
+                 somebody did before",
+                entry.term
+            );
+        }
+    }
 }
 
 /// The judge.
@@ -117,6 +147,10 @@ pub struct Invariants {
     voters: BTreeMap<GroupId, BTreeSet<NodeId>>,
     /// Whether memberships change in this run.
     has_changes: bool,
+    /// How often each node's process has started.
+    starts: BTreeMap<NodeId, u32>,
+    /// How often each node's disk was replaced.
+    wipes: BTreeMap<NodeId, u32>,
     /// Entries committed, over all groups.
     pub committed: u64,
 }
@@ -129,6 +163,8 @@ impl Invariants {
             groups: BTreeMap::new(),
             voters,
             has_changes,
+            starts: BTreeMap::new(),
+            wipes: BTreeMap::new(),
             committed: 0,
         }
     }
@@ -138,6 +174,10 @@ impl Invariants {
         let disk = self.disks.entry(node).or_default();
         for write in &batch.writes {
             disk.written.entry(write.group).or_default().write(write);
+            let history = self.groups.entry(write.group).or_default();
+            for block in &write.blocks {
+                history.check_matching(node, write.group, block);
+            }
         }
         disk.pending.push_back(batch.clone());
     }
@@ -155,9 +195,39 @@ impl Invariants {
         }
     }
 
+    /// A node's disk is replaced: it has promised nothing.
+    pub fn on_wipe(&mut self, node: NodeId) {
+        self.disks.remove(&node);
+        *self.wipes.entry(node).or_default() += 1;
+    }
+
+    /// A node's machine is to take a snapshot over: it stands for entries that are committed, and the
+    /// node's log goes on behind it, durably.
+    pub fn on_restore(&self, node: NodeId, group: GroupId, snapshot: &Snapshot) {
+        let at = usize::try_from(snapshot.index.0 - 1).expect("in memory");
+        let known = self.groups.get(&group).and_then(|h| h.committed.get(at));
+        let index = snapshot.index;
+        assert!(
+            known.is_some_and(|entry| entry.term == snapshot.term),
+            "node {node} takes over a snapshot of group {group} up to {index} of term {}, where \
+             {known:?} was committed",
+            snapshot.term
+        );
+        let durable = self.disks.get(&node).and_then(|d| d.durable.get(&group));
+        let is_durable = durable.is_some_and(|d| {
+            d.compacted >= index || d.get(index).is_some_and(|e| e.term == snapshot.term)
+        });
+        assert!(
+            is_durable,
+            "node {node} takes over a snapshot of group {group} up to {index} before its log has \
+             restarted behind it"
+        );
+    }
+
     /// A node reads its log after a crash: everything durable is there, and of what was on its way
     /// a prefix. Nothing else, and nothing cut has come back.
     pub fn on_restart(&mut self, node: NodeId, stored: &[StoredGroup]) {
+        *self.starts.entry(node).or_default() += 1;
         let disk = self.disks.entry(node).or_default();
         let pending = std::mem::take(&mut disk.pending);
         for (&group, durable) in &mut disk.durable {
@@ -204,6 +274,7 @@ impl Invariants {
             to,
             term,
             message,
+            ..
         } = envelope;
         let nothing = Shadow::default();
         let durable = self.disks.get(from).and_then(|d| d.durable.get(group));
@@ -221,7 +292,8 @@ impl Invariants {
                     durable.hard_state
                 );
                 let votes = &mut self.groups.entry(*group).or_default().votes;
-                let vote = *votes.entry((*term, *from)).or_insert(*to);
+                let life = self.wipes.get(from).copied().unwrap_or(0);
+                let vote = *votes.entry((*term, *from, life)).or_insert(*to);
                 assert!(
                     vote == *to,
                     "node {from} voted for nodes {vote} and {to} in term {term} of group {group}"
@@ -244,14 +316,19 @@ impl Invariants {
     /// Election safety and leader completeness (Raft §5.2, §5.4.3).
     fn on_leader(&mut self, group: GroupId, node: NodeId, term: Term) {
         let history = self.groups.entry(group).or_default();
-        if let Some(&leader) = history.leaders.get(&term) {
+        let starts = self.starts.get(&node).copied().unwrap_or(0);
+        if let Some(&(leader, before)) = history.leaders.get(&term) {
             assert!(
                 leader == node,
                 "nodes {leader} and {node} lead group {group} in term {term}"
             );
+            assert!(
+                before == starts,
+                "node {node} leads group {group} in term {term} again after a restart"
+            );
             return;
         }
-        history.leaders.insert(term, node);
+        history.leaders.insert(term, (node, starts));
         let written = self.disks.get(&node).and_then(|d| d.written.get(&group));
         let last = Index(history.committed.len() as u64);
         let Some(committed) = history.committed.last() else {
@@ -326,36 +403,6 @@ impl Invariants {
              voters have it on their disks",
             voters.len()
         );
-    }
-
-    /// The highest committed index that every node's disk holds: behind it nobody needs anything.
-    pub fn held_by_all(&self, group: GroupId) -> Index {
-        let history = self.groups.get(&group).map_or(&[][..], |h| &h.committed);
-        let holds_all = |index: Index, entry: &Seen| {
-            self.disks.values().all(|disk| {
-                let durable = disk.durable.get(&group);
-                durable.is_some_and(|d| {
-                    d.compacted >= index || d.get(index).is_some_and(|e| e.term == entry.term)
-                })
-            })
-        };
-        let lasts = self
-            .disks
-            .values()
-            .map(|d| d.durable.get(&group).map_or(Index::ZERO, Shadow::last));
-        let mut at = lasts
-            .min()
-            .unwrap_or(Index::ZERO)
-            .0
-            .min(history.len() as u64);
-        while at > 0 {
-            let entry = &history[usize::try_from(at - 1).expect("in memory")];
-            if holds_all(Index(at), entry) {
-                break;
-            }
-            at -= 1;
-        }
-        Index(at)
     }
 
     /// An acknowledged write is in the log where its client was told.

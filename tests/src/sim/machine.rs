@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use multiraft_engine::block::Entry;
-use multiraft_engine::state_machine::StateMachine;
-use multiraft_engine::types::{GroupId, Index};
+use multiraft_engine::snapshot::{SnapshotIn, SnapshotOut, SnapshotView};
+use multiraft_engine::state_machine::{RestoreError, StateMachine};
+use multiraft_engine::types::{GroupId, Index, Term};
 use parking_lot::Mutex;
 
 /// A key.
@@ -78,6 +80,17 @@ pub struct State {
 }
 
 impl State {
+    /// What the view wrote; the file's checksums have seen to it that it is.
+    fn decode(mut bytes: &[u8]) -> Self {
+        let applied = Index(bytes.get_u64_le());
+        let mut keys = BTreeMap::new();
+        while !bytes.is_empty() {
+            let key = bytes.get_u8();
+            keys.insert(key, bytes.get_u64_le());
+        }
+        Self { applied, keys }
+    }
+
     fn apply(&mut self, entry: &Entry) -> Output {
         assert!(
             entry.index == self.applied.next(),
@@ -127,12 +140,6 @@ impl Machine {
     pub fn state(&self, group: GroupId) -> State {
         self.0.lock().0.get(&group).cloned().unwrap_or_default()
     }
-
-    /// Up to where a group's state survives anything.
-    pub fn flushed(&self, group: GroupId) -> Index {
-        let groups = &self.0.lock().1;
-        groups.get(&group).map_or(Index::ZERO, |s| s.applied)
-    }
 }
 
 impl StateMachine for Machine {
@@ -153,6 +160,49 @@ impl StateMachine for Machine {
     fn flush(&self) -> Result<(), Infallible> {
         let (now, flushed) = &mut *self.0.lock();
         flushed.clone_from(now);
+        Ok(())
+    }
+
+    fn snapshot(&self, group: GroupId) -> Result<Box<dyn SnapshotView>, Infallible> {
+        Ok(Box::new(self.state(group)))
+    }
+
+    fn restore(
+        &self,
+        group: GroupId,
+        index: Index,
+        _: Term,
+        from: &mut dyn SnapshotIn,
+    ) -> Result<(), RestoreError<Infallible>> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes)?;
+        assert!(from.next_file()?.is_none(), "a file that nobody wrote");
+        let state = State::decode(&bytes);
+        assert!(
+            state.applied == index,
+            "another snapshot than was announced"
+        );
+        let (now, flushed) = &mut *self.0.lock();
+        now.insert(group, state.clone());
+        flushed.insert(group, state);
+        Ok(())
+    }
+
+    fn remove(&self, group: GroupId) -> Result<(), Infallible> {
+        let (now, flushed) = &mut *self.0.lock();
+        now.remove(&group);
+        flushed.remove(&group);
+        Ok(())
+    }
+}
+
+impl SnapshotView for State {
+    fn write_to(&mut self, out: &mut dyn SnapshotOut) -> io::Result<()> {
+        out.write_all(&self.applied.0.to_le_bytes())?;
+        for (key, value) in &self.keys {
+            out.write_all(&[*key])?;
+            out.write_all(&value.to_le_bytes())?;
+        }
         Ok(())
     }
 }

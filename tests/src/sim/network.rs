@@ -18,6 +18,8 @@ type Encoded = (Bytes, Bytes);
 struct Frame {
     from: NodeId,
     to: NodeId,
+    /// The sender's, as its end of the connection said.
+    incarnation: u64,
     messages: Vec<Encoded>,
 }
 
@@ -38,6 +40,7 @@ impl Network {
     pub fn send(
         &mut self,
         tick: u64,
+        incarnation: u64,
         envelopes: Vec<Envelope>,
         faults: FaultSet,
         rng: &mut Dice,
@@ -72,16 +75,33 @@ impl Network {
             if faults.has(Fault::Duplicate) && rng.random_bool(0.03) {
                 counters.count(Fault::Duplicate);
                 let again = tick + delay + rng.random_range(0..15);
-                self.put(again, from, to, repeatable);
+                let messages = repeatable;
+                let frame = Frame {
+                    from,
+                    to,
+                    incarnation,
+                    messages,
+                };
+                self.put(again, frame);
             }
-            self.put(tick + delay, from, to, messages);
+            let frame = Frame {
+                from,
+                to,
+                incarnation,
+                messages,
+            };
+            self.put(tick + delay, frame);
         }
     }
 
-    fn put(&mut self, tick: u64, from: NodeId, to: NodeId, messages: Vec<Encoded>) {
+    fn put(&mut self, tick: u64, frame: Frame) {
         self.sent += 1;
-        let frame = Frame { from, to, messages };
         self.frames.insert((tick, self.sent), frame);
+    }
+
+    /// Whether frames pass from one node to another.
+    pub fn is_open(&self, from: NodeId, to: NodeId) -> bool {
+        !self.cut.contains(&(from, to))
     }
 
     /// What arrives by `tick`, decoded, in order.
@@ -133,7 +153,12 @@ fn to_bytes(envelope: Envelope) -> Encoded {
 }
 
 fn from_bytes(frame: Frame) -> Vec<Envelope> {
-    let Frame { from, to, messages } = frame;
+    let Frame {
+        from,
+        to,
+        incarnation,
+        messages,
+    } = frame;
     let decode_one = |(mut meta, mut blocks): Encoded| {
         let item = decode(&mut meta, &mut blocks).expect("what was encoded decodes");
         assert!(meta.is_empty() && blocks.is_empty(), "bytes left over");
@@ -142,6 +167,7 @@ fn from_bytes(frame: Frame) -> Vec<Envelope> {
             from,
             to,
             term: item.term,
+            incarnation,
             message: item.message,
         }
     };

@@ -9,11 +9,13 @@ use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::raft::progress::Window;
 use multiraft_engine::raft::read_index::ReadMode;
 use multiraft_engine::shard::{ApplyTask, Shard, ShardInput};
-use multiraft_engine::state_machine::StateMachine;
+use multiraft_engine::snapshot::SnapshotTask;
+use multiraft_engine::start::load;
 use multiraft_engine::traits::{Log, LogError, LogObserver, StoredGroup};
 use multiraft_engine::types::{GroupId, NodeId};
 use multiraft_logdb::sim::SimDisk;
-use multiraft_logdb::{Error, Identity, LogDb, Options, Turn, Writer};
+use multiraft_logdb::{Error, Identity, LogDb, Options, SnapshotDir, Turn, Writer};
+use multiraft_transport::snapshot::Receiver;
 use parking_lot::Mutex;
 use rand::Rng;
 
@@ -21,12 +23,15 @@ use super::client::OpId;
 use super::dice::Dice;
 use super::faults::{Fault, FaultSet};
 use super::machine::Machine;
+use super::transfers;
 
 /// What goes into a shard here.
 pub type Input = ShardInput<OpId, OpId>;
 /// What a shard asks of the apply stage here.
 pub type Task = ApplyTask<OpId>;
 
+/// What a replaced disk adds to a node's incarnation.
+const LIFE: u64 = 1 << 32;
 /// Peers' messages that wait at most; more are dropped.
 const INBOX_MESSAGES: usize = 5_000;
 
@@ -77,6 +82,12 @@ pub struct Process {
     pub appliers: Vec<Applier<Machine, OpId>>,
     /// What waits for each.
     pub tasks: Vec<Vec<Task>>,
+    /// The files of its snapshots.
+    pub store: Arc<SnapshotDir>,
+    /// Snapshots on their way in.
+    pub receiver: Arc<Receiver>,
+    /// Work on snapshots, and when it is done.
+    pub snapshot_tasks: Vec<(u64, SnapshotTask)>,
     /// Its log failed: only a new start helps.
     pub is_fenced: bool,
 }
@@ -85,8 +96,12 @@ pub struct Process {
 pub struct Node {
     /// Its id.
     pub id: NodeId,
+    /// Which life of its data: it changes when the disk is wiped.
+    pub incarnation: u64,
     /// What survives.
     pub disk: Arc<SimDisk>,
+    /// The same, of snapshots.
+    pub snapshot_disk: Arc<SimDisk>,
     /// What survives in part.
     pub machine: Arc<Machine>,
     /// `None`: down.
@@ -114,9 +129,14 @@ impl Node {
         config.shards = shards;
         config.limits = limits;
         config.forward_ticks = 40;
+        config.snapshot_entries = rng.random_range(20..300);
+        config.snapshot_bytes = rng.random_range(2_000..40_000);
+        config.retain_entries = rng.random_range(0..50);
         Self {
             id,
+            incarnation: u64::from(id.get()),
             disk: SimDisk::new(),
+            snapshot_disk: SimDisk::new(),
             machine: Arc::default(),
             process: None,
             restart_at: 0,
@@ -127,6 +147,28 @@ impl Node {
             config,
             shards,
         }
+    }
+
+    /// A full disk has room again when it is time, whether anything runs on it or not.
+    pub fn free_disk(&mut self, tick: u64) {
+        if self.full_until > 0 && tick >= self.full_until {
+            self.full_until = 0;
+            self.disk.set_free_bytes(1 << 30);
+            self.snapshot_disk.set_free_bytes(1 << 30);
+        }
+    }
+
+    /// The disk is replaced by an empty one.
+    pub fn wipe(&mut self) {
+        assert!(
+            self.process.is_none(),
+            "a disk is replaced while nothing runs"
+        );
+        self.incarnation += LIFE;
+        self.disk = SimDisk::new();
+        self.snapshot_disk = SimDisk::new();
+        self.machine = Arc::default();
+        self.full_until = 0;
     }
 
     /// Starts the process on what the disk holds; gives what the log found. `None`: the disk failed,
@@ -144,11 +186,18 @@ impl Node {
             ..Options::new("", identity)
         };
         let disk = Arc::<SimDisk>::clone(&self.disk);
-        let (log, writer) = match LogDb::open_on(disk, u64::from(self.id.get()), options) {
+        let (log, writer) = match LogDb::open_on(disk, self.incarnation, options) {
             Ok(opened) => opened,
             Err(Error::Io { .. }) => return None,
             Err(error) => panic!("node {} does not start again: {error}", self.id),
         };
+        let disk = Arc::<SimDisk>::clone(&self.snapshot_disk);
+        let store = match SnapshotDir::open(disk, self.incarnation) {
+            Ok(store) => store,
+            Err(Error::Io { .. }) => return None,
+            Err(error) => panic!("node {} does not start again: {error}", self.id),
+        };
+        self.config.incarnation = self.incarnation;
         let marks = Arc::new(Marks::default());
         log.set_observer(Arc::<Marks>::clone(&marks));
         let new_shard = |id: u32| {
@@ -159,16 +208,10 @@ impl Node {
         let stored = log.take_stored_groups();
         for group in &stored {
             let membership = Membership::decode(&group.meta).expect("as it was encoded");
-            let Ok(applied) = self.machine.applied(group.group);
-            let last = group.terms.last().map_or(group.compacted.0, |run| run.1);
-            assert!(
-                applied <= last,
-                "node {}: group {} has applied {applied}, its log ends at {last}",
-                self.id,
-                group.group
-            );
+            let loaded = load(group, membership, self.id, &*self.machine, &*store);
+            let loaded = loaded.unwrap_or_else(|error| panic!("node {}: {error}", self.id));
             let shard = group.group.0 % self.shards;
-            shards[shard as usize].restore(group, membership, applied);
+            shards[shard as usize].restore(group, loaded);
         }
         let count = shards.len();
         self.process = Some(Process {
@@ -182,6 +225,9 @@ impl Node {
                 .map(|_| Applier::new(Arc::clone(&self.machine)))
                 .collect(),
             tasks: (0..count).map(|_| Vec::new()).collect(),
+            receiver: Receiver::new(store.clone(), &transfers::limits()),
+            store,
+            snapshot_tasks: Vec::new(),
             is_fenced: false,
         });
         Some(stored)

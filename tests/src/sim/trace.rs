@@ -26,6 +26,8 @@ pub enum Kind {
     Append,
     /// Entries are applied.
     Commit,
+    /// Snapshots are made, sent and taken over.
+    Snapshot,
     /// Something breaks or heals.
     Fault,
     /// Clients ask and are answered.
@@ -120,7 +122,7 @@ impl Trace {
 const STYLE: &str = "body{font:13px monospace}table{border-collapse:collapse}\
     td,th{border:1px solid #ccc;vertical-align:top;padding:2px 6px;text-align:left}\
     thead{position:sticky;top:0;background:#fff}p{margin:0}.Election{color:#06c}\
-    .Append{color:#777}.Commit{color:#080}.Fault{color:#c00;font-weight:bold}.Client{color:#a60}";
+    .Append{color:#777}.Commit{color:#080}.Fault{color:#c00;font-weight:bold}.Client{color:#a60}.Snapshot{color:#609}";
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")

@@ -2,8 +2,10 @@
 
 mod chaos;
 mod settle;
+mod snapshots;
+mod wipe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use multiraft_engine::error::ProposeError;
 use multiraft_engine::events::GroupEvent;
@@ -25,6 +27,7 @@ use super::machine::{Command, Key};
 use super::network::Network;
 use super::node::{Node, Task, limits};
 use super::trace::{Kind, Trace};
+use super::transfers::Transfers;
 use super::{Outcome, Plan};
 
 /// Keys a group has: few, so that operations meet.
@@ -42,6 +45,11 @@ pub struct World {
     nodes: Vec<Node>,
     groups: BTreeMap<GroupId, Membership>,
     network: Network,
+    transfers: Transfers,
+    /// Nodes whose replaced disk is not a member of all its groups again.
+    wiped: BTreeSet<NodeId>,
+    /// Replicas that have lost their state, but not their log.
+    stateless: BTreeSet<(GroupId, NodeId)>,
     clients: Clients,
     invariants: Invariants,
     counters: Counters,
@@ -74,7 +82,7 @@ impl World {
         let groups: BTreeMap<GroupId, Membership> = (1..=plan.groups).map(draw).collect();
         let voters = |m: &Membership| m.configuration().voters;
         let voters = groups.iter().map(|(&group, m)| (group, voters(m)));
-        let has_changes = plan.faults.has(Fault::Membership);
+        let has_changes = plan.faults.has(Fault::Membership) || plan.faults.has(Fault::Wipe);
         Self {
             invariants: Invariants::new(voters.collect(), has_changes),
             plan: plan.clone(),
@@ -83,6 +91,9 @@ impl World {
             nodes,
             groups,
             network: Network::default(),
+            transfers: Transfers::default(),
+            wiped: BTreeSet::new(),
+            stateless: BTreeSet::new(),
             clients: Clients::default(),
             counters: Counters::default(),
             faults: plan.faults,
@@ -115,6 +126,7 @@ impl World {
             assert!(!sings, "the canary has sung");
             self.advance();
             self.break_something();
+            self.rejoin_sometimes();
             self.ask_something();
         }
         self.heal();
@@ -167,9 +179,11 @@ impl World {
             self.mix(u64::from(to.get()) << 32 | envelopes.len() as u64);
             self.node(to).receive(envelopes);
         }
+        self.turn_transfers();
         let mut order: Vec<usize> = (0..self.nodes.len()).collect();
         order.shuffle(&mut self.rng);
         for at in order {
+            self.nodes[at].free_disk(self.tick);
             if self.nodes[at].process.is_none() && self.tick >= self.nodes[at].restart_at {
                 self.start(at);
             }
@@ -211,6 +225,7 @@ impl World {
             self.turn_shards(at);
             self.turn_disk(at);
             self.turn_machine(at);
+            self.turn_snapshots(at);
         }
     }
 
@@ -238,9 +253,9 @@ impl World {
     /// As the host does it, in the same order.
     fn carry_out(&mut self, at: usize, shard: usize, effects: TurnEffects<OpId, OpId>) {
         let id = self.nodes[at].id;
-        let Some(process) = &mut self.nodes[at].process else {
+        if self.nodes[at].process.is_none() {
             return;
-        };
+        }
         if let Some(batch) = effects.write {
             self.invariants.on_write(id, &batch);
             let bytes = batch
@@ -249,6 +264,10 @@ impl World {
                 .flat_map(|w| &w.blocks)
                 .map(|b| b.bytes().len());
             let bytes: usize = bytes.sum();
+            self.check_compaction(at, &batch.writes);
+            let Some(process) = &mut self.nodes[at].process else {
+                return;
+            };
             if let Err(error) = process.log.append(batch) {
                 process.is_fenced = true;
                 self.nodes[at].push_all(|| ShardInput::Fence(error.clone()));
@@ -260,18 +279,29 @@ impl World {
             self.invariants.on_send(envelope);
         }
         let (faults, tick) = (self.faults, self.tick);
+        let incarnation = self.nodes[at].incarnation;
         self.network.send(
             tick,
+            incarnation,
             effects.send,
             faults,
             &mut self.rng,
             &mut self.counters,
         );
+        self.send_snapshots(at, effects.send_snapshots);
         for task in &effects.apply {
-            if let ApplyTask::Apply(group, blocks) = task {
-                self.invariants.on_apply(id, *group, blocks);
+            match task {
+                ApplyTask::Apply(group, blocks) => self.invariants.on_apply(id, *group, blocks),
+                ApplyTask::Restore(group, snapshot) => {
+                    self.invariants.on_restore(id, *group, snapshot);
+                }
+                ApplyTask::Pass(..)
+                | ApplyTask::Save(..)
+                | ApplyTask::Await(..)
+                | ApplyTask::GiveUp => {}
             }
         }
+        self.add_snapshot_tasks(at, effects.snapshot_tasks);
         if let Some(process) = &mut self.nodes[at].process {
             process.tasks[shard].extend(effects.apply);
         }
@@ -317,6 +347,16 @@ impl World {
                     membership.configuration()
                 )
             }),
+            GroupEvent::Snapshot {
+                group,
+                index,
+                event,
+            } => {
+                self.mix(u64::from(group.0) << 50 | index.0);
+                self.note(Some(id), Kind::Snapshot, || {
+                    format!("g{group} {event:?} {index}")
+                });
+            }
             GroupEvent::MemberReady { .. } => {}
         }
     }
@@ -355,10 +395,6 @@ impl World {
         }
         if tick < node.stuck_until {
             return;
-        }
-        if node.full_until > 0 && tick >= node.full_until {
-            node.full_until = 0;
-            node.disk.set_free_bytes(1 << 30);
         }
         if let Some(process) = &node.process {
             // A disk without room says so; the log goes on with what it has.
@@ -420,6 +456,7 @@ impl World {
         if let Some(process) = &mut self.nodes[at].process {
             process.inboxes[shard].push(ShardInput::Applied(round.marks));
         }
+        self.add_snapshot_tasks(at, round.snapshots);
     }
 
     /// Clients ask any node that runs.

@@ -8,9 +8,11 @@ use multiraft_proto::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use proptest::prelude::*;
 
 use super::tests::Bench;
+use super::tests::restore::{restore, state_of};
 use super::*;
 use crate::kv::command::{Change, encode_command};
 use crate::kv::model::Model;
+use crate::kv::snapshot::tests::Source;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -19,6 +21,10 @@ enum Step {
     /// The revision is a share of the revisions there are, and some more.
     Range(RangeRequest, f64),
     Reopen,
+    /// Goes on with a group restored elsewhere from a snapshot.
+    Move,
+    /// Takes the group back to its own snapshot after changes that never were.
+    Rewind(Vec<DeleteRangeRequest>),
 }
 
 /// Few keys that are prefixes of each other and end in extreme bytes, so that requests meet.
@@ -63,12 +69,14 @@ fn put() -> impl Strategy<Value = Step> {
 }
 
 fn delete() -> impl Strategy<Value = Step> {
-    (key(), range_end(), any::<bool>()).prop_map(|(key, range_end, prev_kv)| {
-        Step::Delete(DeleteRangeRequest {
-            key,
-            range_end,
-            prev_kv,
-        })
+    delete_request().prop_map(Step::Delete)
+}
+
+fn delete_request() -> impl Strategy<Value = DeleteRangeRequest> {
+    (key(), range_end(), any::<bool>()).prop_map(|(key, range_end, prev_kv)| DeleteRangeRequest {
+        key,
+        range_end,
+        prev_kv,
     })
 }
 
@@ -91,7 +99,15 @@ fn range() -> impl Strategy<Value = Step> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![8 => put(), 3 => delete(), 6 => range(), 1 => Just(Step::Reopen)]
+    let rewind = proptest::collection::vec(delete_request(), 0..3).prop_map(Step::Rewind);
+    prop_oneof![
+        16 => put(),
+        6 => delete(),
+        12 => range(),
+        2 => Just(Step::Reopen),
+        1 => Just(Step::Move),
+        1 => rewind,
+    ]
 }
 
 fn check(bench: &mut Bench, model: &mut Model, step: Step) {
@@ -122,6 +138,8 @@ fn check(bench: &mut Bench, model: &mut Model, step: Step) {
             assert_eq!(got, model.range(&request), "{request:?}");
         }
         Step::Reopen => reopen(bench),
+        Step::Move => go_elsewhere(bench),
+        Step::Rewind(requests) => rewind(bench, requests),
     }
 }
 
@@ -161,6 +179,47 @@ fn reopen(bench: &mut Bench) {
         let outcome = bench.machine.apply(&[entry]).unwrap().remove(0);
         assert_eq!(outcome.result, Ok(Response::Skipped));
     }
+}
+
+/// Goes on with a machine that knows the group from a snapshot only.
+fn go_elsewhere(bench: &mut Bench) {
+    if bench.next == Index(1) {
+        return; // there are no snapshots at index zero
+    }
+    let state = state_of(&bench.machine, bench_group());
+    let other = Bench::new();
+    let last = bench.next.prev();
+    restore(&other.machine, bench_group(), last, Source::new(&state)).unwrap();
+    assert_eq!(state_of(&other.machine, bench_group()), state);
+    *bench = Bench {
+        next: bench.next,
+        ..other
+    };
+}
+
+/// Changes the group, then restores the state from before.
+fn rewind(bench: &mut Bench, requests: Vec<DeleteRangeRequest>) {
+    if bench.next == Index(1) {
+        return;
+    }
+    let (next, state) = (bench.next, state_of(&bench.machine, bench_group()));
+    for request in requests {
+        let put = PutRequest {
+            key: request.key.clone(),
+            ..PutRequest::default()
+        };
+        bench.put(put).unwrap();
+        bench.delete(request).unwrap();
+    }
+    bench.next = next;
+    restore(
+        &bench.machine,
+        bench_group(),
+        next.prev(),
+        Source::new(&state),
+    )
+    .unwrap();
+    assert_eq!(state_of(&bench.machine, bench_group()), state);
 }
 
 proptest! {

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use multiraft_engine::block::{Entry, EntryKind};
-use multiraft_engine::types::Term;
+use multiraft_engine::snapshot::SnapshotView;
+use multiraft_engine::types::{Index, Term};
 use multiraft_proto::etcdserverpb::kv_client::KvClient;
 use multiraft_proto::etcdserverpb::kv_server::KvServer;
 use tokio::net::TcpListener;
@@ -14,6 +15,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 
 use super::*;
 use crate::kv::check::MAX_REQUEST_BYTES;
+use crate::kv::snapshot::tests::{Memory, Source};
 use crate::kv::{ApplyOutcome, AuthorityLayer, BackendError, HeaderInfo, KvConfig, KvMachine};
 
 const GROUPS: [GroupId; 2] = [GroupId(1), GroupId(7)];
@@ -284,4 +286,34 @@ async fn troubles_of_the_node_have_their_codes() {
         assert_eq!(status.code(), code);
         assert!(status.message().contains(text), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_group_that_waits_for_a_snapshot_is_not_read_as_empty() {
+    let backend = GroupOfOne::new();
+    let mut client = client(&backend, None).await;
+    client.put(put("k")).await.unwrap();
+    let machine = &backend.machine;
+    let mut state = Memory::default();
+    let mut view = machine.snapshot_group(GROUPS[0]).unwrap();
+    view.write_to(&mut state).unwrap();
+    let restore = |bytes| {
+        let mut source = Source::new(bytes);
+        machine.restore_group(GROUPS[0], Index(1), Term(5), &mut source)
+    };
+    restore(&state.0[..state.0.len() - 1]).unwrap_err();
+    for serializable in [false, true] {
+        let request = RangeRequest {
+            serializable,
+            ..range("k")
+        };
+        let status = client.range(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("being restored"), "{status}");
+    }
+    restore(&state.0).unwrap();
+    assert_eq!(
+        client.range(range("k")).await.unwrap().into_inner().count,
+        1
+    );
 }

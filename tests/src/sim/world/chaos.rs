@@ -5,16 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use multiraft_engine::raft::conf_change::{Change, ConfChange, Transition};
 use multiraft_engine::raft::membership::{Member, MemberRole};
 use multiraft_engine::shard::ShardInput;
-use multiraft_engine::types::{GroupId, Index, NodeId};
+use multiraft_engine::types::{GroupId, NodeId};
 use rand::Rng;
 
 use super::World;
 use crate::sim::faults::Fault;
 use crate::sim::trace::Kind;
-
-/// Entries kept behind what every disk holds, because there is no snapshot that could help: a leader
-/// may not know how far its peers are, and steps back by whole terms until it finds out.
-const RETAINED_ENTRIES: u64 = 200;
 
 impl World {
     /// Every kind of fault in its own rhythm.
@@ -28,7 +24,10 @@ impl World {
                 Fault::Partition | Fault::OneWay | Fault::Partial => 700,
                 Fault::Reset | Fault::Pause | Fault::FalseEvidence | Fault::Membership => 250,
                 Fault::ClockRate | Fault::Transfer => 400,
-                Fault::Compact => 150,
+                Fault::Snapshot => 150,
+                Fault::BreakTransfer => 5,
+                Fault::Rot => 500,
+                Fault::Wipe => 800,
                 // These happen where frames are sent, disks turned and entries applied.
                 Fault::Drop
                 | Fault::Duplicate
@@ -65,12 +64,18 @@ impl World {
                 self.fault(fault, None, String::new);
             }
             Fault::FailSync => {
-                self.nodes[at].disk.fail_next_sync();
-                self.nodes[at].restart_at = 0;
+                let node = &mut self.nodes[at];
+                if self.rng.random_bool(0.2) {
+                    node.snapshot_disk.fail_next_sync();
+                } else {
+                    node.disk.fail_next_sync();
+                }
+                node.restart_at = 0;
                 self.fault(fault, Some(id), String::new);
             }
             Fault::DiskFull => {
                 self.nodes[at].disk.set_free_bytes(0);
+                self.nodes[at].snapshot_disk.set_free_bytes(0);
                 self.nodes[at].full_until = tick + self.rng.random_range(50..500);
                 self.fault(fault, Some(id), String::new);
             }
@@ -84,6 +89,7 @@ impl World {
             }
             Fault::Reset => {
                 self.network.reset(id, peer);
+                self.transfers.reset(id, peer, tick);
                 self.fault(fault, Some(id), || format!("to n{peer}"));
             }
             Fault::ClockRate => {
@@ -104,7 +110,10 @@ impl World {
                 self.nodes[at].push(group, ShardInput::TransferLeadership(group, peer));
                 self.fault(fault, Some(id), || format!("g{group} to n{peer}"));
             }
-            Fault::Compact => self.compact(at),
+            Fault::Snapshot => self.make_snapshot(at),
+            Fault::BreakTransfer => self.break_transfer(),
+            Fault::Rot => self.rot(at),
+            Fault::Wipe => self.wipe(at),
             Fault::Drop | Fault::Duplicate | Fault::Delay | Fault::SlowDisk | Fault::SlowApply => {}
         }
         if self.nodes[at].process.as_ref().is_some_and(|p| p.is_fenced) {
@@ -112,7 +121,7 @@ impl World {
         }
     }
 
-    fn any_group(&mut self) -> GroupId {
+    pub(super) fn any_group(&mut self) -> GroupId {
         let at = self.rng.random_range(0..self.groups.len());
         let group = self.groups.keys().nth(at).copied();
         group.expect("there are groups")
@@ -120,11 +129,13 @@ impl World {
 
     /// The process ends; what survives is drawn.
     pub(super) fn crash(&mut self, at: usize) {
+        self.die_while_saving(at);
         let node = &mut self.nodes[at];
         if node.process.take().is_none() {
             return;
         }
         node.disk.crash(self.rng.random());
+        node.snapshot_disk.crash(self.rng.random());
         node.machine.crash();
         node.restart_at = self.tick + self.rng.random_range(1..150);
         node.stuck_until = 0;
@@ -132,6 +143,7 @@ impl World {
         let id = node.id;
         self.clients.on_crash(id);
         self.network.reset_node(id);
+        self.transfers.on_crash(id);
         for other in &mut self.nodes {
             if other.id != id && self.rng.random_bool(0.6) {
                 other.push_all(|| ShardInput::PeerDown(id));
@@ -193,19 +205,6 @@ impl World {
         });
         let reply = Box::new(|_| ());
         self.nodes[at].push(group, ShardInput::ChangeMembership(group, change, reply));
-    }
-
-    /// Up to what every disk holds and this machine would find again.
-    fn compact(&mut self, at: usize) {
-        let group = self.any_group();
-        let flushed = self.nodes[at].machine.flushed(group);
-        let held = self.invariants.held_by_all(group).min(flushed);
-        let index = Index(held.0.saturating_sub(RETAINED_ENTRIES));
-        if index > Index::ZERO {
-            let id = self.nodes[at].id;
-            self.nodes[at].push(group, ShardInput::Compact(group, index));
-            self.fault(Fault::Compact, Some(id), || format!("g{group} to {index}"));
-        }
     }
 }
 

@@ -37,7 +37,10 @@ impl World {
                 self.crash(at);
             }
             let node = &mut self.nodes[at];
-            node.disk.set_free_bytes(1 << 30);
+            for disk in [&node.disk, &node.snapshot_disk] {
+                disk.set_free_bytes(1 << 30);
+                disk.mend();
+            }
             node.clock.0 = 1000;
             (node.restart_at, node.paused_until, node.stuck_until) = (0, 0, 0);
         }
@@ -56,11 +59,13 @@ impl World {
     }
 
     fn agree_soon(&mut self) {
-        // Changes of the membership take rounds of their own; they are not what is measured.
-        let limit = if self.plan.faults.has(Fault::Membership) {
+        // Changes of the membership take rounds of their own, and so do snapshots; they are not what
+        // is measured.
+        let faults = self.plan.faults;
+        let limit = if faults.has(Fault::Membership) || faults.has(Fault::Wipe) {
             20 * SETTLE_TICKS
         } else {
-            SETTLE_TICKS
+            2 * SETTLE_TICKS
         };
         let start = self.tick;
         while self.tick < start + limit {
@@ -107,7 +112,7 @@ impl World {
     }
 
     /// Asks the leaders for the memberships of the start, one step at a time.
-    fn restore_memberships(&mut self) {
+    pub(super) fn restore_memberships(&mut self) {
         for status in self.statuses() {
             let Some(leader) = status.iter().find(|(_, s)| s.role == RoleName::Leader) else {
                 continue;
@@ -121,8 +126,12 @@ impl World {
             };
             let wrong = wanted.iter().filter(is_wrong);
             let wrong = wrong.min_by_key(|(_, m)| m.role != MemberRole::Voter);
+            let forgotten = self.forgotten_member(present);
             let change = match wrong {
                 _ if present.joint.is_some() => ConfChange::default(),
+                _ if let Some(id) = forgotten => {
+                    ConfChange::new(Transition::Auto, vec![Change::Remove(id)])
+                }
                 Some((&id, member)) => {
                     let change = match member.role {
                         MemberRole::Voter => Change::Voter(id),
@@ -140,7 +149,7 @@ impl World {
     }
 
     /// Every replica of each group, by the node's place.
-    fn statuses(&mut self) -> Vec<Vec<(usize, GroupStatus)>> {
+    pub(super) fn statuses(&mut self) -> Vec<Vec<(usize, GroupStatus)>> {
         let mut by_group: BTreeMap<GroupId, Vec<(usize, GroupStatus)>> = BTreeMap::new();
         for at in 0..self.nodes.len() {
             let found = Arc::new(Mutex::new(Vec::new()));
@@ -183,9 +192,10 @@ impl World {
                 .filter(|(at, _)| !witnesses.contains(&self.nodes[*at].id))
                 .map(|(at, _)| format!("{:?}", self.nodes[*at].machine.state(group).keys))
                 .collect();
-            let is_member = replicas
-                .iter()
-                .all(|(_, s)| s.membership.members == wanted.members);
+            let is_member = replicas.iter().all(|(_, s)| {
+                s.membership.members == wanted.members
+                    && self.forgotten_member(&s.membership).is_none()
+            });
             let ended = ends.iter().all(|(last, applied)| last == applied);
             if leaders != 1 || ends.len() != 1 || !ended || states.len() != 1 || !is_member {
                 differences.push(format!(

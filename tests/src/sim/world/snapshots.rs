@@ -1,0 +1,192 @@
+//! Snapshots in a simulated cluster: made, sent, taken over, broken on the way, rotten on the disk.
+
+use multiraft_engine::raft::membership::Membership;
+use multiraft_engine::raft::message::Envelope;
+use multiraft_engine::shard::ShardInput;
+use multiraft_engine::snapshot::{SnapshotDone, SnapshotStore, SnapshotTask};
+use multiraft_engine::traits::GroupWrite;
+use rand::Rng;
+
+use super::World;
+use crate::sim::faults::Fault;
+use crate::sim::transfers::News;
+
+impl World {
+    /// A node's shard has snapshots to send.
+    pub(super) fn send_snapshots(&mut self, at: usize, envelopes: Vec<Envelope>) {
+        for envelope in envelopes {
+            let news = self.transfers.begin(&self.nodes[at], envelope, self.tick);
+            self.tell(news);
+        }
+    }
+
+    /// One round of all snapshots on their way.
+    pub(super) fn turn_transfers(&mut self) {
+        let network = &self.network;
+        let is_open = |from, to| network.is_open(from, to);
+        let news = self.transfers.turn(&mut self.nodes, self.tick, is_open);
+        self.mix(news.len() as u64 + 4000);
+        self.tell(news);
+    }
+
+    fn tell(&mut self, news: News) {
+        for (id, input) in news {
+            let group = match &input {
+                ShardInput::SnapshotSending(sent, _) => sent.group,
+                ShardInput::SnapshotReceived(envelope) => envelope.group,
+                _ => continue,
+            };
+            self.node(id).push(group, input);
+        }
+    }
+
+    /// Work for the threads beside the shards: it takes some time.
+    pub(super) fn add_snapshot_tasks(&mut self, at: usize, tasks: Vec<SnapshotTask>) {
+        for task in tasks {
+            let done_at = self.tick + self.rng.random_range(0..10);
+            if let Some(process) = &mut self.nodes[at].process {
+                process.snapshot_tasks.push((done_at, task));
+            }
+        }
+    }
+
+    pub(super) fn turn_snapshots(&mut self, at: usize) {
+        let tick = self.tick;
+        let Some(process) = &mut self.nodes[at].process else {
+            return;
+        };
+        let is_due = |task: &mut (u64, SnapshotTask)| task.0 <= tick;
+        let due: Vec<_> = process.snapshot_tasks.extract_if(.., is_due).collect();
+        for (_, task) in due {
+            if matches!(task, SnapshotTask::Restore(..)) && self.faults.has(Fault::Rot) {
+                self.rot_sometimes(at);
+            }
+            let group = task.group();
+            let node = &mut self.nodes[at];
+            let Some(process) = &node.process else {
+                return;
+            };
+            let Ok(done) = task.run(&*node.machine, &*process.store);
+            let replica = (group, node.id);
+            match &done {
+                SnapshotDone::Lost(_) => {
+                    self.stateless.insert(replica);
+                }
+                SnapshotDone::Restored { .. } => {
+                    self.stateless.remove(&replica);
+                }
+                SnapshotDone::Saved { .. }
+                | SnapshotDone::NotSaved
+                | SnapshotDone::Verified
+                | SnapshotDone::Unusable(_)
+                | SnapshotDone::Forgotten => {}
+            }
+            self.mix(match &done {
+                SnapshotDone::Saved { snapshot, .. } => snapshot.index.0 + 5000,
+                SnapshotDone::Restored { snapshot, .. } => snapshot.index.0 + 6000,
+                SnapshotDone::NotSaved => 1,
+                SnapshotDone::Lost(_) => 2,
+                SnapshotDone::Verified => 3,
+                SnapshotDone::Unusable(_) => 4,
+                SnapshotDone::Forgotten => 5,
+            });
+            self.nodes[at].push(group, ShardInput::SnapshotDone(group, done));
+        }
+    }
+
+    /// The log forgets entries only behind a snapshot that is durable; a witness has none.
+    pub(super) fn check_compaction(&self, at: usize, writes: &[GroupWrite]) {
+        let node = &self.nodes[at];
+        let Some(process) = &node.process else {
+            return;
+        };
+        for write in writes {
+            let Some(index) = write.compact_to else {
+                continue;
+            };
+            let configuration = self.groups[&write.group].configuration();
+            let newest = process.store.of(write.group).pop();
+            // One that rotted was there when it counted.
+            let is_rotten = self.plan.faults.has(Fault::Rot);
+            assert!(
+                newest.is_some_and(|snapshot| index <= snapshot.index)
+                    || configuration.witnesses.contains(&node.id)
+                    || is_rotten,
+                "node {} compacts group {} to {index} without a snapshot that covers it",
+                node.id,
+                write.group
+            );
+        }
+    }
+
+    pub(super) fn make_snapshot(&mut self, at: usize) {
+        let group = self.any_group();
+        let id = self.nodes[at].id;
+        self.nodes[at].push(group, ShardInput::MakeSnapshot(group));
+        self.fault(Fault::Snapshot, Some(id), || format!("of g{group}"));
+    }
+
+    pub(super) fn break_transfer(&mut self) {
+        let connected = self.transfers.connected();
+        if connected.is_empty() {
+            return;
+        }
+        let (from, to) = connected[self.rng.random_range(0..connected.len())];
+        self.transfers.reset(from, to, self.tick);
+        self.fault(Fault::BreakTransfer, Some(from), || format!("to n{to}"));
+    }
+
+    fn rot_sometimes(&mut self, at: usize) {
+        if self.rng.random_bool(0.2) {
+            self.rot(at);
+        }
+    }
+
+    /// One byte of one snapshot. A replica whose log begins with it loses its state: not more of them
+    /// than the others make up for. So not where only one member has data, because of a witness or
+    /// a change of the membership, and not while others have lost theirs.
+    pub(super) fn rot(&mut self, at: usize) {
+        let has_witness = |m: &Membership| !m.configuration().witnesses.is_empty();
+        let is_bearable = self.stateless.is_empty()
+            && self.wiped.is_empty()
+            && !self.faults.has(Fault::Membership)
+            && !self.groups.values().any(has_witness);
+        if !is_bearable {
+            return;
+        }
+        let disk = &self.nodes[at].snapshot_disk;
+        let mut names = disk.names();
+        names.retain(|name| {
+            name.rsplit_once('.')
+                .is_some_and(|(_, kind)| kind == "snap")
+        });
+        if names.is_empty() {
+            return;
+        }
+        let name = names.swap_remove(self.rng.random_range(0..names.len()));
+        let bytes = disk.bytes(&name).len();
+        if bytes > 0 {
+            let byte = self.rng.random_range(0..bytes);
+            self.nodes[at].snapshot_disk.flip(&name, byte);
+            let id = self.nodes[at].id;
+            self.fault(Fault::Rot, Some(id), || format!("byte {byte} of {name}"));
+        }
+    }
+
+    /// The process dies at some operation of the disk while it writes a snapshot.
+    pub(super) fn die_while_saving(&mut self, at: usize) {
+        let dies: bool = self.rng.random();
+        let after = self.rng.random_range(0..12);
+        let node = &mut self.nodes[at];
+        let Some(process) = &mut node.process else {
+            return;
+        };
+        let is_save = |task: &mut (u64, SnapshotTask)| matches!(task.1, SnapshotTask::Save(..));
+        let saves = process.snapshot_tasks.extract_if(.., is_save);
+        if let Some((_, task)) = saves.last().filter(|_| dies) {
+            node.snapshot_disk
+                .fail_from(node.snapshot_disk.operations() + after);
+            let Ok(_) = task.run(&*node.machine, &*process.store);
+        }
+    }
+}
