@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::conf_change::ConfChange;
-use super::effects::Refusal;
+use super::effects::{Refusal, Source};
+use super::membership::Configuration;
 use super::message::Message;
 use super::progress::{Progress, Wanted};
 use super::quorum::{VoteResult, joint_vote};
@@ -32,7 +33,8 @@ pub struct Leader {
     pub(super) transferee: Option<NodeId>,
     /// A change that takes our vote is logged: nothing may come behind it. Else: 1. we commit and
     /// apply it with more entries behind it, and step down; 2. those who stay do not know that it is
-    /// committed and need our vote; 3. we refuse it, because our log is longer: the group is dead.
+    /// committed and need our vote; 3. we refuse it, because our log is longer: the group is dead. The
+    /// same when it was logged by an earlier leader: then only the empty entry of our term is behind.
     pub(super) is_leaving: bool,
     /// The transferee has everything: tell it to campaign after the appends.
     pub(super) timeout_now_due: bool,
@@ -108,9 +110,42 @@ impl Group {
         let term = self.hard_state.term;
         self.log.stage(term, EntryKind::Noop, Bytes::new());
         self.role = Role::Leader(Box::new(leader));
+        self.note_own_leave();
         self.first_candidate = false;
         self.reset_election_timer();
         self.set_leader(Some(self.node));
+    }
+
+    /// The configuration after all changes in the log, as far as they are known and apply.
+    pub(super) fn last_configuration(&self) -> Configuration {
+        let mut membership = self.membership.clone();
+        for (index, change) in self.log.unapplied_conf_changes() {
+            if let Ok(next) = membership.changed(change, *index) {
+                membership = next;
+            }
+        }
+        membership.configuration()
+    }
+
+    fn note_own_leave(&mut self) {
+        let loses_vote = !self.last_configuration().votes(self.node);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.is_leaving = loses_vote && self.limits.on_removal == OnRemoval::StepDown;
+        }
+    }
+
+    /// A leader must know of the changes in its log, also of those that were there when its process
+    /// started: before, it takes no proposal, and with witnesses it commits nothing.
+    pub(super) fn learn_kinds(&mut self, source: &mut dyn Source) {
+        if !matches!(self.role, Role::Leader(_)) || !self.log.has_unknown_kinds() {
+            return;
+        }
+        if let Err(error) = self.log.learn_kinds(source) {
+            tracing::error!(group = %self.id, %error, "cannot read what the log holds: tried again");
+            return;
+        }
+        self.note_own_leave();
+        self.maybe_commit();
     }
 
     pub(super) fn on_leader_tick(&mut self) {

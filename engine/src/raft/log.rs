@@ -37,6 +37,8 @@ pub struct CommittedConflict(pub Index);
 
 /// Entries go into a new block once the current one has this many bytes.
 const SEAL_BYTES: usize = 1 << 20;
+/// Bytes that are read at once to see which entries are configuration changes.
+const READ_BYTES: usize = 1 << 20;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -257,6 +259,7 @@ impl RaftLog {
         cut_blocks(&mut unwritten, from);
         self.unwritten = unwritten.into();
         self.conf_changes.retain(|change| change.0 < from);
+        self.unknown_to = self.unknown_to.min(self.last);
         self.truncate_from = Some(self.truncate_from.map_or(from, |t| t.min(from)));
     }
 
@@ -268,14 +271,7 @@ impl RaftLog {
     }
 
     fn push(&mut self, block: Block) {
-        if block.has_conf_change() {
-            let entries = block.entries();
-            let changes = entries.filter(|entry| entry.kind == EntryKind::ConfChange);
-            // One that does not decode has no effect, but it is there.
-            let changes =
-                changes.map(|e| (e.index, ConfChange::decode(&e.payload).unwrap_or_default()));
-            self.conf_changes.extend(changes);
-        }
+        self.conf_changes.extend(changes_in(&block));
         self.cache_bytes += block.bytes().len();
         self.cache.push_back(block.clone());
         self.unwritten.push(block);
@@ -306,12 +302,46 @@ impl RaftLog {
             || self.conf_changes.front().is_some_and(is_committed)
     }
 
-    /// Whether a configuration change may wait behind what is applied, committed or not.
-    pub fn may_hold_conf_change(&self) -> bool {
-        self.applied < self.unknown_to.min(self.last) || !self.conf_changes.is_empty()
+    /// Whether it is not known which entries behind what is applied are configuration changes.
+    pub fn has_unknown_kinds(&self) -> bool {
+        self.applied < self.unknown_to.min(self.last)
     }
 
-    /// The first configuration change that is not committed, if it came since the start.
+    /// Finds the configuration changes among the entries that were there before the start.
+    ///
+    /// # Errors
+    /// They cannot be read now.
+    pub fn learn_kinds(&mut self, source: &mut dyn Source) -> Result<(), LogError> {
+        let end = self.unknown_to.min(self.last);
+        let mut found = VecDeque::new();
+        let mut next = self.applied.max(self.compacted.0).next();
+        while next <= end {
+            let blocks = self.blocks(next, end, READ_BYTES, source)?;
+            let Some(last) = blocks.last().map(Block::last) else {
+                return Ok(()); // asked again with the next turn
+            };
+            found.extend(blocks.iter().flat_map(changes_in));
+            next = last.next();
+        }
+        self.conf_changes.retain(|change| change.0 > end);
+        found.append(&mut self.conf_changes);
+        self.conf_changes = found;
+        self.unknown_to = Index::ZERO;
+        Ok(())
+    }
+
+    /// The configuration changes that are not applied, as far as they are known.
+    pub fn unapplied_conf_changes(&self) -> impl Iterator<Item = &(Index, ConfChange)> {
+        let applied = self.applied;
+        self.conf_changes.iter().filter(move |c| c.0 > applied)
+    }
+
+    /// Whether a configuration change may wait behind what is applied, committed or not.
+    pub fn may_hold_conf_change(&self) -> bool {
+        self.has_unknown_kinds() || !self.conf_changes.is_empty()
+    }
+
+    /// The first configuration change that is not committed, as far as they are known.
     pub fn uncommitted_conf_change(&self) -> Option<&(Index, ConfChange)> {
         self.conf_changes
             .iter()
@@ -517,6 +547,17 @@ impl RaftLog {
             self.cache_bytes -= block.bytes().len();
         }
     }
+}
+
+/// The configuration changes in a block.
+fn changes_in(block: &Block) -> Vec<(Index, ConfChange)> {
+    if !block.has_conf_change() {
+        return Vec::new();
+    }
+    let changes = block.entries().filter(|e| e.kind == EntryKind::ConfChange);
+    // One that does not decode has no effect, but it is there.
+    let changes = changes.map(|e| (e.index, ConfChange::decode(&e.payload).unwrap_or_default()));
+    changes.collect()
 }
 
 /// Drops everything from `from` on, cutting the block in which it lies.

@@ -190,6 +190,7 @@ impl Group {
 
     /// What all steps since the last call ask for.
     pub fn take_effects(&mut self, source: &mut dyn Source) -> Effects {
+        self.learn_kinds(source);
         self.send_appends(source);
         self.hard_state.commit = self.log.commit();
         self.queue_write();

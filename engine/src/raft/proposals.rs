@@ -181,6 +181,9 @@ impl Group {
         if leader.transferee.is_some() || leader.is_leaving {
             return Err(Refusal::Transferring); // the new leader must not lack it (thesis §3.10)
         }
+        if self.log.has_unknown_kinds() {
+            return Err(Refusal::NoLeader); // not before it knows whether it is leaving
+        }
         leader.take_room(
             self.log.applied(),
             payload.len(),

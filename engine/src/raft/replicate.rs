@@ -63,6 +63,12 @@ impl Group {
             peer.want(Wanted::Append);
         }
         peer.want(Wanted::Entries);
+        if leader.is_leaving {
+            leader.want_all(Wanted::Entries); // witnesses may have more now
+        }
+        let Some(peer) = leader.peers.get(&from) else {
+            return;
+        };
         if leader.transferee == Some(from) && peer.matched == last {
             leader.timeout_now_due = true;
         }
@@ -112,6 +118,9 @@ impl Group {
         if self.configuration.witnesses.is_empty() {
             return end; // every quorum has data then
         }
+        if self.log.has_unknown_kinds() {
+            return self.log.commit();
+        }
         let Some((index, change)) = self.log.uncommitted_conf_change() else {
             return end;
         };
@@ -135,14 +144,18 @@ impl Group {
     /// Composes what the peers are to be told, as far as their windows allow. Called by
     /// [`Group::take_effects`]; earlier only by who wants a message for each input.
     pub fn send_appends(&mut self, source: &mut dyn Source) {
+        if !matches!(self.role, Role::Leader(_)) {
+            return;
+        }
+        self.log.seal();
+        let heirs = self.heirs();
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        self.log.seal();
         let mut peers = std::mem::take(&mut leader.peers);
         for (&to, peer) in &mut peers {
             let mut wanted = std::mem::take(&mut peer.wanted);
-            while wanted > Wanted::Nothing && self.send_append(to, peer, wanted, source) {
+            while wanted > Wanted::Nothing && self.send_append(to, peer, wanted, heirs, source) {
                 wanted = Wanted::Entries;
             }
         }
@@ -154,13 +167,32 @@ impl Group {
 
     /// The last entry that a peer may be sent. A witness gets none that is not durable here: a
     /// leader could send one, crash before its own disk has it, and leave the witness with the
-    /// longer log, without data, voting for nobody. The group would be stuck.
-    fn last_for(&self, to: NodeId) -> Index {
+    /// longer log, without data, voting for nobody. The group would be stuck. So it would be when we
+    /// leave, and only a witness has what nobody else has who stays.
+    fn last_for(&self, to: NodeId, heirs: Option<Index>) -> Index {
         if self.configuration.witnesses.contains(&to) {
-            self.log.durable()
+            self.log.durable().min(heirs.unwrap_or(self.log.last()))
         } else {
             self.log.last()
         }
+    }
+
+    /// Of a leader that is leaving: how much of the log those have who could lead when it has left.
+    fn heirs(&self) -> Option<Index> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        if !leader.is_leaving || self.configuration.witnesses.is_empty() {
+            return None;
+        }
+        let next = self.last_configuration();
+        let heirs = leader.peers.iter().filter(|(id, _)| next.may_lead(**id));
+        Some(
+            heirs
+                .map(|(_, peer)| peer.matched)
+                .max()
+                .unwrap_or_default(),
+        )
     }
 
     /// One append from the peer's next index on, or a snapshot. False when nothing was sent.
@@ -169,6 +201,7 @@ impl Group {
         to: NodeId,
         peer: &mut Progress,
         wanted: Wanted,
+        heirs: Option<Index>,
         source: &mut dyn Source,
     ) -> bool {
         if peer.is_paused() {
@@ -178,7 +211,7 @@ impl Group {
         let (Some(prev_term), None) = (self.log.term(prev_index), peer.state_missing) else {
             return self.send_snapshot(to, peer, source);
         };
-        let last = self.last_for(to);
+        let last = self.last_for(to, heirs);
         let mut blocks = Vec::new();
         if peer.next <= last && !peer.is_full(self.limits.window) {
             let bytes = self.limits.append_bytes;

@@ -164,8 +164,16 @@ impl Group {
                 }
             }
             Message::PreVote(_) => self.send(from, Message::PreVoteResponse { granted: false }),
+            // Or two that campaign by turns, one always a few terms behind, could do so for ever.
+            Message::RequestVote(request) => {
+                let response = Message::RequestVoteResponse {
+                    granted: false,
+                    last_index: request.last_index,
+                    last_term: request.last_term,
+                };
+                self.send(from, response);
+            }
             Message::PreVoteResponse { .. }
-            | Message::RequestVote(_)
             | Message::RequestVoteResponse { .. }
             | Message::AppendEntriesResponse(_)
             | Message::HeartbeatResponse { .. }
