@@ -120,6 +120,7 @@ impl Hostile {
             }),
             8 => line.say(&receivers_frame(data)),
             9 => line.send_damaged(number(data)),
+            10 => line.bytes.extend_from_slice(&claim(data)),
             _ => line.send_honestly(),
         }
         let arrived = line.drain(self.now);
@@ -297,6 +298,13 @@ fn length(data: &mut &[u8]) -> u64 {
         u8::MAX => u64::MAX,
         many => 1 << (many % 64),
     }
+}
+
+/// The header of a long frame of which nothing else comes.
+fn claim(data: &mut &[u8]) -> [u8; wire::HEADER_BYTES] {
+    let mut header = [0; wire::HEADER_BYTES];
+    (header[6], header[8]) = (number(data), number(data) % 3);
+    header
 }
 
 fn receivers_frame(data: &mut &[u8]) -> Frame {
