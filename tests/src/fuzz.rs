@@ -8,9 +8,10 @@
 )]
 
 mod bytes;
+mod config;
+mod kv;
 mod raft_input;
 mod records;
-mod server;
 mod snapshots;
 
 use arbitrary::Unstructured;
@@ -18,9 +19,10 @@ use arbitrary::Unstructured;
 use crate::sim::{self, Fault, FaultSet, Plan};
 
 pub use self::bytes::{message_decode, wire_frame};
+pub use self::config::config_file;
+pub use self::kv::kv_ops;
 pub use self::raft_input::raft_input;
 pub use self::records::{log_image, logdb_ops, logdb_recover};
-pub use self::server::{config_file, kv_ops};
 pub use self::snapshots::{snapshot_chunks, transfer_bytes};
 
 /// A target's function.
