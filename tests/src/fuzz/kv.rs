@@ -196,23 +196,14 @@ impl Bench<'_> {
             Some(at) => self.log[at].revision,
             None => Model::default().revision(),
         };
-        let request = |revision| RangeRequest {
-            key: Bytes::from_static(b"\0"),
-            range_end: Bytes::from_static(b"\0"),
-            revision,
-            ..RangeRequest::default()
-        };
         let stride = usize::try_from(newest).unwrap().div_ceil(COMPARED);
         for revision in (1..=newest).rev().step_by(stride) {
-            let got = self
-                .machine()
-                .range(self.group, &request(revision))
-                .unwrap();
+            let got = self.machine().range(self.group, &all_at(revision)).unwrap();
             assert_eq!(got.header.unwrap().revision, newest);
             let got = Some((got.kvs, got.more, got.count));
-            assert_eq!(got, self.model.range(&request(revision)), "at {revision}");
+            assert_eq!(got, self.model.range(&all_at(revision)), "at {revision}");
         }
-        let future = self.machine().range(self.group, &request(newest + 1));
+        let future = self.machine().range(self.group, &all_at(newest + 1));
         let is_future = |error| matches!(error, KvError::Refused(Refusal::FutureRevision));
         assert!(future.is_err_and(is_future), "more than the snapshot had");
     }
@@ -226,7 +217,8 @@ impl Bench<'_> {
         };
         let (group, store) = (self.group, Arc::clone(&self.store));
         let node = self.there();
-        let before = node.machine().applied(group).unwrap();
+        let before = node.machine().range(group, &all_at(0)).ok();
+        let before = before.map(|read| (node.machine().applied(group).unwrap(), read));
         let mut killed = None;
         let mut from = Cut {
             inner: store.load(group, index).unwrap(),
@@ -246,15 +238,8 @@ impl Bench<'_> {
             node.become_copy(killed);
         }
         let after = node.machine().applied(group).unwrap();
-        let read = node.machine().range(
-            group,
-            &RangeRequest {
-                key: Bytes::from_static(b"a"),
-                ..RangeRequest::default()
-            },
-        );
-        match read {
-            Ok(_) => assert_eq!(after, before, "half of a state"),
+        match node.machine().range(group, &all_at(0)) {
+            Ok(read) => assert_eq!(Some((after, read)), before, "half of a state"),
             Err(KvError::BeingRestored(_)) => assert_eq!(after, Index::ZERO),
             Err(error) => panic!("{error}"),
         }
@@ -278,6 +263,16 @@ impl Bench<'_> {
         for node in &self.nodes.all {
             node.machine().remove_group(self.group).unwrap();
         }
+    }
+}
+
+/// All keys at a revision.
+fn all_at(revision: i64) -> RangeRequest {
+    RangeRequest {
+        key: Bytes::from_static(b"\0"),
+        range_end: Bytes::from_static(b"\0"),
+        revision,
+        ..RangeRequest::default()
     }
 }
 
