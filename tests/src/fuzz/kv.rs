@@ -211,18 +211,20 @@ impl Bench<'_> {
     /// The other node begins to take the snapshot over, and does not come to its end: the file cannot
     /// be read on, or the process is killed. It has its old state then, or none.
     fn break_off(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
-        let (at, is_killed) = (input.arbitrary::<u16>()?.into(), input.arbitrary()?);
         let Some(index) = self.saved else {
             return Ok(());
         };
         let (group, store) = (self.group, Arc::clone(&self.store));
+        let bytes = store.open(group, index).unwrap().bytes();
+        let at = input.int_in_range(0..=bytes)?;
+        let is_killed = input.arbitrary()?;
         let node = self.there();
         let before = node.machine().range(group, &all_at(0)).ok();
         let before = before.map(|read| (node.machine().applied(group).unwrap(), read));
         let mut killed = None;
         let mut from = Cut {
             inner: store.load(group, index).unwrap(),
-            left: at,
+            left: usize::try_from(at).unwrap(),
             at_end: || {
                 if is_killed {
                     killed = Some(node.copy());
@@ -230,7 +232,7 @@ impl Bench<'_> {
             },
         };
         match StateMachine::restore(node.machine(), group, index, TERM, &mut from) {
-            Ok(()) => return Ok(()), // it is shorter
+            Ok(()) => return Ok(()), // what is beyond is of the file alone
             Err(RestoreError::Snapshot(error)) => assert_eq!(error.kind(), ErrorKind::Other),
             Err(RestoreError::Machine(error)) => panic!("{error}"),
         }
