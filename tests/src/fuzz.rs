@@ -8,30 +8,35 @@
 )]
 
 mod bytes;
+mod config;
+mod kv;
 mod raft_input;
 mod records;
-mod server;
+mod snapshots;
 
 use arbitrary::Unstructured;
 
 use crate::sim::{self, Fault, FaultSet, Plan};
 
 pub use self::bytes::{message_decode, wire_frame};
+pub use self::config::config_file;
+pub use self::kv::kv_ops;
 pub use self::raft_input::raft_input;
 pub use self::records::{log_image, logdb_ops, logdb_recover};
-pub use self::server::{config_file, kv_ops};
+pub use self::snapshots::{snapshot_chunks, transfer_bytes};
 
 /// A target's function.
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("raft_step", raft_step),
     ("raft_input", raft_input),
     ("wire_frame", wire_frame),
     ("message_decode", message_decode),
     ("logdb_recover", logdb_recover),
     ("logdb_ops", logdb_ops),
+    ("snapshot_chunks", snapshot_chunks),
     ("kv_ops", kv_ops),
     ("config_file", config_file),
 ];

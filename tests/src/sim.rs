@@ -19,7 +19,7 @@ mod machine;
 mod network;
 pub(crate) mod node;
 mod trace;
-mod transfers;
+pub(crate) mod transfers;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

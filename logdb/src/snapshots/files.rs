@@ -11,7 +11,7 @@
 //! - `names` is held while final names change, `table` for moments; `names` is taken first. Neither
 //!   is held while content is read or written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -51,6 +51,8 @@ struct Table {
     /// The file set aside of each group.
     damaged: BTreeMap<GroupId, Index>,
     unfinished: BTreeMap<u64, Unfinished>,
+    /// Not listed, but there under a final name: neither could it be made durable nor be deleted.
+    stray: BTreeSet<(GroupId, Index)>,
     next_number: u64,
 }
 
@@ -129,6 +131,7 @@ impl Files {
         let serial = table.number();
         let place = (header.group, header.snapshot.index);
         let snapshot = header.snapshot;
+        table.stray.remove(&place);
         table.whole.insert(place, Listed { snapshot, serial });
     }
 
@@ -297,6 +300,7 @@ impl Files {
             // Should this fail too, then a whole and true snapshot may be found at the next start.
             if let Err(error) = self.disk.remove(&name) {
                 tracing::warn!(%error, name, "a snapshot stays whose name may not be durable");
+                self.table.lock().stray.insert((group, index));
             }
             return Err(error.into());
         }
@@ -383,16 +387,22 @@ impl Files {
         Ok(indexes)
     }
 
-    /// Nothing that is on its way will be published, and nothing stays aside.
+    /// Nothing that is on its way will be published, and nothing stays aside or unlisted.
     fn forget_group(&self, group: GroupId) -> io::Result<()> {
-        let damaged = {
+        let (damaged, stray) = {
             let mut table = self.table.lock();
             let files = table.unfinished.values_mut();
             for file in files.filter(|file| file.group == group) {
                 file.is_cancelled = true;
             }
-            table.damaged.get(&group).copied()
+            let stray = table.stray.iter().copied();
+            let stray: Vec<_> = stray.filter(|(of, _)| *of == group).collect();
+            (table.damaged.get(&group).copied(), stray)
         };
+        for (group, index) in stray {
+            self.remove(Name::Whole(group, index))?;
+            self.table.lock().stray.remove(&(group, index));
+        }
         if let Some(index) = damaged {
             self.remove(Name::Damaged(group, index))?;
             self.table.lock().damaged.remove(&group);

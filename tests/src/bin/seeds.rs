@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
 use clap::Parser;
-use multiraft_tests::fuzz::{TARGETS, log_image};
+use multiraft_tests::fuzz::{TARGETS, log_image, transfer_bytes};
 use multiraft_tests::sim::{self, Options, Plan};
 use multiraft_transport::codec::{Item, encode};
 use multiraft_transport::frame::FrameBuilder;
@@ -50,6 +50,13 @@ fn inputs(target: &str) -> Vec<Vec<u8>> {
             );
             images
         }
+        "snapshot_chunks" => {
+            let mut all: Vec<Vec<u8>> = (0..6).map(transfer).collect();
+            all.extend((0..6).map(steps));
+            let damages = schedules(2).into_iter().take(6);
+            all.extend(damages.map(|bytes| [vec![0], bytes].concat()));
+            all
+        }
         "config_file" => CONFIGS
             .iter()
             .map(|text| text.as_bytes().to_vec())
@@ -76,6 +83,38 @@ fn turns() -> Vec<Vec<Item>> {
         .collect();
     let step = said.len() / COUNT;
     said.into_iter().step_by(step.max(1)).take(COUNT).collect()
+}
+
+/// The bytes of a real transfer, said on one connection in pieces; see `Hostile::step`.
+fn transfer(number: usize) -> Vec<u8> {
+    const HOSTILE: u8 = 6;
+    const RAW: u8 = 2;
+    let mut out = vec![1, 0]; // not damage; how it ends
+    for piece in transfer_bytes(number).chunks(200) {
+        let length = u8::try_from(piece.len()).unwrap_or(u8::MAX);
+        out.extend([HOSTILE, RAW, length]);
+        out.extend(piece);
+    }
+    out
+}
+
+/// A genuine snapshot that is offered and sent step by step, with a fault and a crash in between.
+fn steps(number: u8) -> Vec<u8> {
+    const CRASH: [u8; 2] = [5, 1];
+    let offer = [6, 5, number];
+    let send = [6, 15].repeat(4 + usize::from(number));
+    let (fault, save) = ([4, number], [1, number]);
+    let steps = [
+        &[1, number],
+        &offer[..],
+        &send,
+        &save,
+        &fault,
+        &offer,
+        &send,
+        &CRASH,
+    ];
+    [&steps.concat()[..], &offer, &send, &[0, number, 15]].concat()
 }
 
 fn frame(items: &[Item]) -> Vec<u8> {

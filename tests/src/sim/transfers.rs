@@ -49,7 +49,8 @@ struct Transfer {
     retry_at: u64,
 }
 
-struct Connection {
+/// A connection between both ends of a transfer.
+pub(crate) struct Connection {
     incoming: Incoming,
     /// Bytes for the receiver: frames may be cut anywhere.
     forth: VecDeque<Bytes>,
@@ -190,44 +191,64 @@ impl Transfer {
             incarnation: sender.incarnation,
             to: receiver.id,
         };
-        self.connection = Some(Connection {
-            incoming: process.receiver.connection(ends),
-            forth: VecDeque::from([self.sender.connect()]),
-            arrived: BytesMut::new(),
-            back: VecDeque::new(),
-        });
+        let incoming = process.receiver.connection(ends);
+        self.connection = Some(Connection::open(&mut self.sender, incoming));
     }
 
-    /// Some frames each way, the receiver's first: what is sent in a tick arrives in the next one.
     fn exchange(
         &mut self,
         tick: u64,
         to: NodeId,
         news: &mut News,
     ) -> Result<(), multiraft_transport::Error> {
-        let Some(connection) = &mut self.connection else {
-            return Ok(());
-        };
-        for bytes in connection.back.drain(..) {
-            self.sender.on_frame(wire::decode(bytes)?, now(tick))?;
+        if let Some(connection) = &mut self.connection {
+            let mut delivered = Vec::new();
+            let result = connection.exchange(&mut self.sender, now(tick), &mut delivered);
+            let received = delivered.into_iter().map(ShardInput::SnapshotReceived);
+            news.extend(received.map(|input| (to, input)));
+            result?;
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
+    /// A new one, with the sender's offer on it.
+    pub(crate) fn open(sender: &mut SendingSnapshot, incoming: Incoming) -> Self {
+        Self {
+            incoming,
+            forth: VecDeque::from([sender.connect()]),
+            arrived: BytesMut::new(),
+            back: VecDeque::new(),
+        }
+    }
+
+    /// Some frames each way, the receiver's first: what is sent in a round arrives in the next one.
+    /// What is delivered counts also if the connection breaks behind it.
+    pub(crate) fn exchange(
+        &mut self,
+        sender: &mut SendingSnapshot,
+        now: Duration,
+        delivered: &mut Vec<Envelope>,
+    ) -> Result<(), multiraft_transport::Error> {
+        for bytes in self.back.drain(..) {
+            sender.on_frame(wire::decode(bytes)?, now)?;
         }
         for _ in 0..FRAMES_PER_TICK {
-            let Some(bytes) = connection.forth.pop_front() else {
+            let Some(bytes) = self.forth.pop_front() else {
                 break;
             };
-            connection.arrived.extend_from_slice(&bytes);
-            while let Taken::Frame(frame) = wire::take(&mut connection.arrived)? {
-                let (replies, delivered) = connection.incoming.on_frame_to_end(frame, now(tick))?;
-                let replies = replies.iter().map(wire::encode);
-                connection.back.extend(replies);
-                let received = delivered.map(ShardInput::SnapshotReceived);
-                news.extend(received.map(|input| (to, input)));
+            self.arrived.extend_from_slice(&bytes);
+            while let Taken::Frame(frame) = wire::take(&mut self.arrived)? {
+                let (replies, arrived) = self.incoming.on_frame_to_end(frame, now)?;
+                self.back.extend(replies.iter().map(wire::encode));
+                delivered.extend(arrived);
             }
         }
-        while connection.forth.len() < FRAMES_PER_TICK
-            && let Some(bytes) = self.sender.next_frame()
+        while self.forth.len() < FRAMES_PER_TICK
+            && let Some(bytes) = sender.next_frame()
         {
-            connection.forth.push_back(bytes);
+            self.forth.push_back(bytes);
         }
         Ok(())
     }

@@ -13,62 +13,130 @@ use multiraft_engine::types::{GroupId, Index, NodeId, Term};
 use super::receiver::{Ends, Incoming, Receiver};
 use super::wire::{self, Frame, Offer, Refusal, Taken};
 use crate::config::SnapshotLimits;
+use crate::error::Error;
 
 /// Partial files that the receiver under attack keeps.
 const PLACES: usize = 2;
 /// A sender's connections at once.
 const CONNECTIONS: usize = 3;
-/// No file that the store is asked for is longer, but for those of absurd lengths.
-const FILE_BYTES: u64 = 255;
 
 /// Plays `data` to a receiver with this store: offers, chunks, raw bytes, broken connections and
 /// passing time. Returns what was delivered.
 ///
 /// # Panics
-/// A promise of the receiver is broken: more partial files than its limit, a message without its
-/// file, an answer that does not decode.
+/// As [`Hostile::step`].
 pub fn play(mut data: &[u8], store: &Arc<dyn SnapshotStore>) -> Vec<Envelope> {
-    let limits = SnapshotLimits {
-        parallel_receives: PLACES,
-        ..SnapshotLimits::default()
-    };
-    let receiver = Receiver::new(Arc::clone(store), &limits);
-    let mut lines: Vec<_> = (0..CONNECTIONS).map(|_| Line::new(&receiver)).collect();
-    let mut now = Duration::ZERO;
+    let mut hostile = Hostile::new(store, Vec::new());
     let mut delivered = Vec::new();
     while data.has_remaining() {
-        let step = data.get_u8();
-        let line = &mut lines[usize::from(step >> 4) % CONNECTIONS];
-        match step & 0xF {
-            0 => *line = Line::new(&receiver),
-            1 => {
-                now += limits.partial_retention / 2;
-                receiver.expire(now);
-            }
-            2 => line.bytes.extend_from_slice(&take(&mut data)),
-            3 => line.say(&Frame::Offer(absurd_offer(&mut data))),
-            4 | 5 => line.offer_honestly(&mut data),
-            6 => line.say(&Frame::Chunk {
-                offset: number(&mut data).into(),
-                bytes: take(&mut data),
-            }),
-            7 => line.say(&receivers_frame(&mut data)),
-            _ => line.send_honestly(),
-        }
-        let arrived = line.drain(now);
-        if arrived.is_none() {
-            *line = Line::new(&receiver);
-        }
-        assert!(
-            receiver.partials() <= PLACES,
-            "more partial files than allowed"
-        );
-        for envelope in arrived.into_iter().flatten() {
-            check_delivered(store.as_ref(), &envelope);
-            delivered.push(envelope);
-        }
+        delivered.extend(hostile.step(&mut data));
     }
     delivered
+}
+
+/// A file as an honest sender would offer it.
+#[derive(Debug, Clone)]
+pub struct Genuine {
+    /// What it says of the file.
+    pub offer: Offer,
+    /// All bytes of it.
+    pub file: Bytes,
+}
+
+/// The sender, its connections, and the receiver under attack.
+pub struct Hostile {
+    store: Arc<dyn SnapshotStore>,
+    receiver: Arc<Receiver>,
+    retention: Duration,
+    lines: Vec<Line>,
+    files: Vec<Genuine>,
+    now: Duration,
+}
+
+impl Hostile {
+    /// Against a new receiver with this store. The sender has these files: to send them, or something
+    /// like them.
+    pub fn new(store: &Arc<dyn SnapshotStore>, files: Vec<Genuine>) -> Self {
+        let limits = SnapshotLimits {
+            parallel_receives: PLACES,
+            ..SnapshotLimits::default()
+        };
+        let receiver = Receiver::new(Arc::clone(store), &limits);
+        Self {
+            store: Arc::clone(store),
+            lines: (0..CONNECTIONS).map(|_| Line::new(&receiver)).collect(),
+            receiver,
+            retention: limits.partial_retention,
+            files,
+            now: Duration::ZERO,
+        }
+    }
+
+    /// The receiver, for others that send to it too.
+    pub fn receiver(&self) -> &Arc<Receiver> {
+        &self.receiver
+    }
+
+    /// The time that the receiver is told.
+    pub fn now(&self) -> Duration {
+        self.now
+    }
+
+    /// All connections break.
+    pub fn hang_up(&mut self) {
+        let lines = self.lines.iter_mut();
+        lines.for_each(|line| *line = Line::new(&self.receiver));
+    }
+
+    /// So much time passes that no partial file of before is left.
+    pub fn wait(&mut self) {
+        self.now += self.retention;
+        self.receiver.expire(self.now);
+    }
+
+    /// Takes the bytes of one step off `data`, of which there is at least one, and does it. Returns
+    /// what was delivered.
+    ///
+    /// # Panics
+    /// A promise of the receiver is broken: more partial files than its limit, a message without its
+    /// file, an answer that does not decode.
+    pub fn step(&mut self, data: &mut &[u8]) -> Vec<Envelope> {
+        let step = data.get_u8();
+        let line = &mut self.lines[usize::from(step >> 4) % CONNECTIONS];
+        match step & 0xF {
+            0 => *line = Line::new(&self.receiver),
+            1 => {
+                self.now += self.retention / 2;
+                self.receiver.expire(self.now);
+            }
+            2 => line.bytes.extend_from_slice(&take(data)),
+            3 => line.say(&Frame::Offer(absurd_offer(data))),
+            4 => line.offer_own(data),
+            5 => line.offer_genuine(&self.files, data),
+            6 => line.offer_with_a_lie(&self.files, data),
+            7 => line.say(&Frame::Chunk {
+                offset: number(data).into(),
+                bytes: take(data),
+            }),
+            8 => line.say(&receivers_frame(data)),
+            9 => line.send_damaged(number(data)),
+            10 => line.bytes.extend_from_slice(&claim(data)),
+            _ => line.send_honestly(),
+        }
+        let arrived = line.drain(self.now);
+        if arrived.is_none() {
+            *line = Line::new(&self.receiver);
+        }
+        assert!(
+            self.receiver.partials() <= PLACES,
+            "more partial files than allowed"
+        );
+        let arrived = arrived.unwrap_or_default();
+        for envelope in &arrived {
+            check_delivered(self.store.as_ref(), envelope);
+        }
+        arrived
+    }
 }
 
 fn check_delivered(store: &dyn SnapshotStore, envelope: &Envelope) {
@@ -77,13 +145,17 @@ fn check_delivered(store: &dyn SnapshotStore, envelope: &Envelope) {
     };
     let file = store.open(envelope.group, snapshot.index);
     assert!(file.is_ok(), "delivered without its file");
+    assert!(
+        store.of(envelope.group).contains(snapshot),
+        "delivered with another description than its file's"
+    );
 }
 
 /// One connection, seen from its hostile end.
 struct Line {
     incoming: Incoming,
     bytes: BytesMut,
-    /// The file of the last honest offer, and how much of it was acknowledged.
+    /// The file of the last offer that is not absurd, and how much of it was acknowledged.
     file: Bytes,
     acked: u64,
 }
@@ -108,41 +180,94 @@ impl Line {
         self.bytes.extend_from_slice(&wire::encode(frame));
     }
 
-    fn offer_honestly(&mut self, data: &mut &[u8]) {
+    /// An honest offer of bytes that are no snapshot, unless the store takes any.
+    fn offer_own(&mut self, data: &mut &[u8]) {
         self.file = take(data);
         let checksum = crc32fast::hash(&self.file);
         let offer = offer(data, self.file.len() as u64, checksum);
         self.say(&Frame::Offer(offer));
     }
 
+    fn offer_genuine(&mut self, files: &[Genuine], data: &mut &[u8]) {
+        if let Some(genuine) = choose(files, data) {
+            self.file = genuine.file.clone();
+            self.say(&Frame::Offer(genuine.offer.clone()));
+        }
+    }
+
+    /// An offer of a genuine file in which one thing is not true of it.
+    fn offer_with_a_lie(&mut self, files: &[Genuine], data: &mut &[u8]) {
+        let Some(genuine) = choose(files, data) else {
+            return;
+        };
+        self.file = genuine.file.clone();
+        let mut offer = genuine.offer.clone();
+        let snapshot = &mut offer.snapshot;
+        match number(data) % 8 {
+            0 => offer.bytes += 1,
+            1 => offer.bytes -= 1,
+            2 => offer.bytes = length(data),
+            3 => offer.checksum ^= 1,
+            4 => offer.group.0 ^= 3,
+            5 => snapshot.index = snapshot.index.next(),
+            6 => snapshot.term.0 += 1,
+            _ => snapshot.membership = Membership::default(),
+        }
+        self.say(&Frame::Offer(offer));
+    }
+
     /// The bytes that follow: half of what is left, or a few.
     fn send_honestly(&mut self) {
-        let first = usize::try_from(self.acked).map_or(usize::MAX, |acked| acked);
-        let rest = self.file.get(first..).unwrap_or_default();
-        if !rest.is_empty() {
-            let bytes = self
-                .file
-                .slice(first..first + (rest.len() / 2).max(64).min(rest.len()));
+        if let Some(bytes) = self.next_bytes() {
             let offset = self.acked;
             self.say(&Frame::Chunk { offset, bytes });
         }
     }
 
+    /// The same with one bit changed, in a frame whose checksum is right.
+    fn send_damaged(&mut self, place: u8) {
+        if let Some(bytes) = self.next_bytes() {
+            let (offset, mut bytes) = (self.acked, bytes.to_vec());
+            let at = usize::from(place) % bytes.len();
+            bytes[at] ^= 1 << (place % 8);
+            let bytes = bytes.into();
+            self.say(&Frame::Chunk { offset, bytes });
+        }
+    }
+
+    fn next_bytes(&self) -> Option<Bytes> {
+        let first = usize::try_from(self.acked).map_or(usize::MAX, |acked| acked);
+        let rest = self.file.get(first..)?.len();
+        let count = (rest / 2).max(64).min(rest);
+        (count > 0).then(|| self.file.slice(first..first + count))
+    }
+
     /// What the receiver makes of all that was said; `None`: it ends the connection.
     fn drain(&mut self, now: Duration) -> Option<Vec<Envelope>> {
         let mut arrived = Vec::new();
-        while let Taken::Frame(frame) = wire::take(&mut self.bytes).ok()? {
-            let (replies, delivered) = self.incoming.on_frame_to_end(frame, now).ok()?;
-            for reply in replies {
-                assert_eq!(wire::decode(wire::encode(&reply)).ok(), Some(reply.clone()));
-                if let Frame::Resume { offset } | Frame::Ack { offset } = reply {
-                    self.acked = offset;
+        let mut take_all = || -> Result<(), Error> {
+            while let Taken::Frame(frame) = wire::take(&mut self.bytes)? {
+                let (replies, delivered) = self.incoming.on_frame_to_end(frame, now)?;
+                for reply in replies {
+                    assert_eq!(wire::decode(wire::encode(&reply)).ok(), Some(reply.clone()));
+                    if let Frame::Resume { offset } | Frame::Ack { offset } = reply {
+                        self.acked = offset;
+                    }
                 }
+                arrived.extend(delivered);
             }
-            arrived.extend(delivered);
+            Ok(())
+        };
+        match take_all() {
+            Ok(()) => Some(arrived),
+            Err(_) => None,
         }
-        Some(arrived)
     }
+}
+
+fn choose<'a>(files: &'a [Genuine], data: &mut &[u8]) -> Option<&'a Genuine> {
+    let at = usize::from(number(data)).checked_rem(files.len())?;
+    files.get(at)
 }
 
 fn offer(data: &mut &[u8], bytes: u64, checksum: u32) -> Offer {
@@ -161,12 +286,25 @@ fn offer(data: &mut &[u8], bytes: u64, checksum: u32) -> Offer {
 
 /// An offer of a length and a checksum that have nothing to do with each other.
 fn absurd_offer(data: &mut &[u8]) -> Offer {
-    let bytes = match number(data) {
-        byte if u64::from(byte) == FILE_BYTES => u64::MAX,
-        byte => byte.into(),
-    };
+    let bytes = length(data);
     let checksum = number(data).into();
     offer(data, bytes, checksum)
+}
+
+/// Any length: a few bytes, or a power of two.
+fn length(data: &mut &[u8]) -> u64 {
+    match number(data) {
+        few @ 0..=63 => few.into(),
+        u8::MAX => u64::MAX,
+        many => 1 << (many % 64),
+    }
+}
+
+/// The header of a long frame of which nothing else comes.
+fn claim(data: &mut &[u8]) -> [u8; wire::HEADER_BYTES] {
+    let mut header = [0; wire::HEADER_BYTES];
+    (header[6], header[8]) = (number(data), number(data) % 3);
+    header
 }
 
 fn receivers_frame(data: &mut &[u8]) -> Frame {

@@ -409,7 +409,9 @@ impl Drop for Incoming {
 }
 
 impl Receiver {
-    /// A file for what was offered; `None`: the store has that snapshot.
+    /// A file for what was offered; `None`: the store has that snapshot. One that it knows by another
+    /// description is refused: the message that is delivered must describe the file that is here, and
+    /// the log restarts by what the message says before anybody reads the file.
     fn begin(&self, offer: &Offer) -> Result<Option<Box<dyn IncomingSnapshot>>, Refusal> {
         let Offer {
             group,
@@ -419,7 +421,14 @@ impl Receiver {
             ..
         } = *offer;
         match self.store.open(group, snapshot.index) {
-            Ok(_) => return Ok(None),
+            Ok(_) => {
+                let mut known = self.store.of(group).into_iter();
+                match known.find(|known| known.index == snapshot.index) {
+                    Some(known) if known == *snapshot => return Ok(None),
+                    Some(_) => return Err(Refusal::Damaged),
+                    None => {} // removed meanwhile
+                }
+            }
             Err(SnapshotError::NotFound { .. } | SnapshotError::Damaged { .. }) => {}
             Err(error) => return Err(refusal(&error)),
         }

@@ -76,12 +76,17 @@ pub fn install(group: u32, from: u32, to: u32, index: u64) -> Envelope {
         term: Term(3),
         incarnation: 0,
         message: Message::InstallSnapshot {
-            snapshot: Snapshot {
-                index: Index(index),
-                term: Term(2),
-                membership: Membership::default(),
-            },
+            snapshot: described(index),
         },
+    }
+}
+
+/// What the file at an index stands for.
+pub fn described(index: u64) -> Snapshot {
+    Snapshot {
+        index: Index(index),
+        term: Term(2),
+        membership: Membership::default(),
     }
 }
 

@@ -10,12 +10,16 @@ use multiraft_engine::snapshot::{
 };
 use multiraft_engine::types::{GroupId, Index};
 
+use super::described;
+
 /// Clones are the same store.
 #[derive(Clone)]
 pub struct MemoryStore(Arc<(Mutex<Inner>, Condvar)>);
 
 pub struct Inner {
     pub files: BTreeMap<(GroupId, Index), Vec<u8>>,
+    /// What each file stands for.
+    described: BTreeMap<(GroupId, Index), Snapshot>,
     /// Announced files beyond this are refused.
     pub room: u64,
     /// Partial files at the moment, and the most there ever were.
@@ -52,6 +56,7 @@ impl Default for MemoryStore {
     fn default() -> Self {
         let inner = Inner {
             files: BTreeMap::new(),
+            described: BTreeMap::new(),
             room: 1 << 30,
             partial: 0,
             most_partial: 0,
@@ -93,7 +98,9 @@ impl MemoryStore {
 
     pub fn put(&self, group: u32, index: u64, bytes: Vec<u8>) {
         let place = (GroupId(group), Index(index));
-        self.inner().files.insert(place, bytes);
+        let mut inner = self.inner();
+        inner.files.insert(place, bytes);
+        inner.described.insert(place, described(index));
     }
 
     pub fn get(&self, group: u32, index: u64) -> Option<Vec<u8>> {
@@ -107,8 +114,10 @@ impl MemoryStore {
 }
 
 impl SnapshotStore for MemoryStore {
-    fn of(&self, _group: GroupId) -> Vec<Snapshot> {
-        unreachable!("the transport does not ask")
+    fn of(&self, group: GroupId) -> Vec<Snapshot> {
+        let described = &self.inner().described;
+        let of_group = described.iter().filter(|((of, _), _)| *of == group);
+        of_group.map(|(_, snapshot)| snapshot.clone()).collect()
     }
 
     fn remove(&self, _group: GroupId, _index: Index) -> Result<(), SnapshotError> {
@@ -167,7 +176,7 @@ impl SnapshotStore for MemoryStore {
         Ok(Box::new(Partial {
             store: self.clone(),
             group,
-            index: snapshot.index,
+            snapshot: snapshot.clone(),
             expected: (bytes, checksum),
             taken: Vec::new(),
         }))
@@ -202,14 +211,14 @@ impl SnapshotFile for File {
 struct Partial {
     store: MemoryStore,
     group: GroupId,
-    index: Index,
+    snapshot: Snapshot,
     expected: (u64, u32),
     taken: Vec<u8>,
 }
 
 impl Partial {
     fn damaged(&self, what: &'static str) -> SnapshotError {
-        let (group, index) = (self.group, self.index);
+        let (group, index) = (self.group, self.snapshot.index);
         SnapshotError::Damaged { group, index, what }
     }
 }
@@ -244,8 +253,9 @@ impl IncomingSnapshot for Partial {
             return Err(io::Error::other("a failing disk").into());
         }
         inner.finished += 1;
-        let place = (self.group, self.index);
+        let place = (self.group, self.snapshot.index);
         inner.files.insert(place, std::mem::take(&mut self.taken));
+        inner.described.insert(place, self.snapshot.clone());
         Ok(())
     }
 }

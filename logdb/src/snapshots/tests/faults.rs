@@ -177,6 +177,20 @@ fn a_failed_sync_of_the_directory_leaves_nothing() {
 }
 
 #[test]
+fn a_file_that_could_be_neither_published_nor_deleted_goes_with_its_group() {
+    let state = parts(2, 60, &[]);
+    let (probe, dir) = with_older();
+    save(&dir, GROUP, 20, &state).unwrap();
+    let (disk, dir) = with_older();
+    disk.fail_from(probe.operations() - 1); // the sync of the directory, and what comes after it
+    assert!(save(&dir, GROUP, 20, &state).is_err());
+    disk.mend();
+    assert!(disk.names().contains(&name_of(GROUP, 20)));
+    dir.remove_others(GROUP, None).unwrap();
+    assert_eq!(disk.names(), ["OWNER"]);
+}
+
+#[test]
 fn a_state_that_cannot_be_written_leaves_nothing() {
     let (disk, dir) = with_older();
     let mut view = With(|out: &mut dyn SnapshotOut| {
