@@ -62,12 +62,10 @@ impl World {
                 self.rot_sometimes(at);
             }
             let group = task.group();
-            let node = &mut self.nodes[at];
-            let Some(process) = &node.process else {
+            let Some(done) = self.run_snapshot_task(at, task) else {
                 return;
             };
-            let Ok(done) = task.run(&*node.machine, &*process.store);
-            let replica = (group, node.id);
+            let replica = (group, self.nodes[at].id);
             match &done {
                 SnapshotDone::Lost(_) => {
                     self.stateless.insert(replica);
@@ -92,6 +90,34 @@ impl World {
             });
             self.nodes[at].push(group, ShardInput::SnapshotDone(group, done));
         }
+    }
+
+    /// Does the work, and notes which snapshot somebody relies on from now on: one that is told of, or
+    /// one that the log has restarted behind. It may only be gone where files rot.
+    fn run_snapshot_task(&mut self, at: usize, task: SnapshotTask) -> Option<SnapshotDone> {
+        let is_rotten = self.plan.faults.has(Fault::Rot);
+        let group = task.group();
+        let node = &mut self.nodes[at];
+        let process = node.process.as_ref()?;
+        let taken_over = match &task {
+            SnapshotTask::Restore(_, snapshot) => Some(snapshot.index),
+            SnapshotTask::Save(..) | SnapshotTask::Verify(..) | SnapshotTask::Forget(_) => None,
+        };
+        let Ok(done) = task.run(&*node.machine, &*process.store);
+        let saved = match &done {
+            SnapshotDone::Saved { snapshot, .. } => Some(snapshot.index),
+            SnapshotDone::NotSaved
+            | SnapshotDone::Restored { .. }
+            | SnapshotDone::Lost(_)
+            | SnapshotDone::Verified
+            | SnapshotDone::Unusable(_)
+            | SnapshotDone::Forgotten => None,
+        };
+        if let Some(index) = saved.or(taken_over).filter(|_| !is_rotten) {
+            let newest = node.relied_on.entry(group).or_default();
+            *newest = index.max(*newest);
+        }
+        Some(done)
     }
 
     /// The log forgets entries only behind a snapshot that is durable; a witness has none.
@@ -186,7 +212,7 @@ impl World {
         if let Some((_, task)) = saves.last().filter(|_| dies) {
             node.snapshot_disk
                 .fail_from(node.snapshot_disk.operations() + after);
-            let Ok(_) = task.run(&*node.machine, &*process.store);
+            self.run_snapshot_task(at, task);
         }
     }
 }
