@@ -11,6 +11,9 @@ use super::World;
 use crate::sim::faults::Fault;
 use crate::sim::transfers::News;
 
+/// Bytes at the end of a snapshot's file: the state of a few keys, and what ends the file.
+const END_BYTES: usize = 64;
+
 impl World {
     /// A node's shard has snapshots to send.
     pub(super) fn send_snapshots(&mut self, at: usize, envelopes: Vec<Envelope>) {
@@ -58,8 +61,13 @@ impl World {
         let is_due = |task: &mut (u64, SnapshotTask)| task.0 <= tick;
         let due: Vec<_> = process.snapshot_tasks.extract_if(.., is_due).collect();
         for (_, task) in due {
-            if matches!(task, SnapshotTask::Restore(..)) && self.faults.has(Fault::Rot) {
-                self.rot_sometimes(at);
+            if let SnapshotTask::Restore(group, snapshot) = &task
+                && self.faults.has(Fault::Rot)
+                && self.rng.random_bool(0.5)
+            {
+                self.rot(at, |name| {
+                    name == &format!("{group}-{}.snap", snapshot.index)
+                });
             }
             let group = task.group();
             let Some(done) = self.run_snapshot_task(at, task) else {
@@ -162,16 +170,10 @@ impl World {
         self.fault(Fault::BreakTransfer, Some(from), || format!("to n{to}"));
     }
 
-    fn rot_sometimes(&mut self, at: usize) {
-        if self.rng.random_bool(0.2) {
-            self.rot(at);
-        }
-    }
-
-    /// One byte of one snapshot. A replica whose log begins with it loses its state: not more of them
+    /// One byte of one of these snapshots. A replica whose log begins with it loses its state: not more of them
     /// than the others make up for. So not where only one member has data, because of a witness or
     /// a change of the membership, and not while others have lost theirs.
-    pub(super) fn rot(&mut self, at: usize) {
+    pub(super) fn rot(&mut self, at: usize, is_meant: impl Fn(&String) -> bool) {
         let has_witness = |m: &Membership| !m.configuration().witnesses.is_empty();
         let is_bearable = self.stateless.is_empty()
             && self.wiped.is_empty()
@@ -182,17 +184,20 @@ impl World {
         }
         let disk = &self.nodes[at].snapshot_disk;
         let mut names = disk.names();
-        names.retain(|name| {
-            name.rsplit_once('.')
-                .is_some_and(|(_, kind)| kind == "snap")
-        });
+        names.retain(is_meant);
         if names.is_empty() {
             return;
         }
         let name = names.swap_remove(self.rng.random_range(0..names.len()));
         let bytes = disk.bytes(&name).len();
         if bytes > 0 {
-            let byte = self.rng.random_range(0..bytes);
+            // Half of them where the state is: the description before it is longer.
+            let from = if self.rng.random() {
+                bytes.saturating_sub(END_BYTES)
+            } else {
+                0
+            };
+            let byte = self.rng.random_range(from..bytes);
             self.nodes[at].snapshot_disk.flip(&name, byte);
             let id = self.nodes[at].id;
             self.fault(Fault::Rot, Some(id), || format!("byte {byte} of {name}"));
