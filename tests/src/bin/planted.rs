@@ -90,6 +90,8 @@ const BUGS: [(&str, &str); 35] = [
     ("lost-state", "a damaged snapshot counts as taken over"),
 ];
 
+/// Bytes of the longest history: some bugs need a full segment or two.
+const HISTORY_BYTES: usize = 20_000;
 /// More seeds than this, in the median, are too many.
 const MAX_MEDIAN: u64 = 200;
 
@@ -192,7 +194,10 @@ fn by_history(target: &Path, bug: &str, arguments: &Arguments) -> Option<Catch> 
     ["logdb_ops", "logdb_recover", "message_decode"]
         .iter()
         .find_map(|fuzz| {
-            let flags = [format!("--target={fuzz}")];
+            let flags = [
+                format!("--target={fuzz}"),
+                format!("--max-bytes={HISTORY_BYTES}"),
+            ];
             let program = target.join("release/histories");
             first_failure(&program, bug, &flags, 0, arguments.seeds)?;
             let (counts, _) = tries(&program, bug, &flags, arguments)?;
