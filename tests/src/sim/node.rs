@@ -202,7 +202,7 @@ impl Node {
             Err(Error::Io { .. }) => return None,
             Err(error) => panic!("node {} does not start again: {error}", self.id),
         };
-        self.check_snapshots(&*store);
+        self.check_snapshots(&store);
         self.config.incarnation = self.incarnation;
         let marks = Arc::new(Marks::default());
         log.set_observer(Arc::<Marks>::clone(&marks));
