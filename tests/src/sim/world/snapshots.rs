@@ -5,6 +5,8 @@ use multiraft_engine::raft::message::Envelope;
 use multiraft_engine::shard::ShardInput;
 use multiraft_engine::snapshot::{SnapshotDone, SnapshotStore, SnapshotTask};
 use multiraft_engine::traits::GroupWrite;
+use multiraft_logdb::sim::SimDisk;
+use multiraft_logdb::{Disk, SnapshotDir};
 use rand::Rng;
 
 use super::World;
@@ -170,9 +172,10 @@ impl World {
         self.fault(Fault::BreakTransfer, Some(from), || format!("to n{to}"));
     }
 
-    /// One byte of one of these snapshots. A replica whose log begins with it loses its state: not more of them
-    /// than the others make up for. So not where only one member has data, because of a witness or
-    /// a change of the membership, and not while others have lost theirs.
+    /// One byte of one of these snapshots; who reads the file must see that. A replica whose log
+    /// begins with it loses its state: not more of them than the others make up for. So not where only
+    /// one member has data, because of a witness or a change of the membership, and not while others
+    /// have lost theirs.
     pub(super) fn rot(&mut self, at: usize, is_meant: impl Fn(&String) -> bool) {
         let has_witness = |m: &Membership| !m.configuration().witnesses.is_empty();
         let is_bearable = self.stateless.is_empty()
@@ -189,7 +192,8 @@ impl World {
             return;
         }
         let name = names.swap_remove(self.rng.random_range(0..names.len()));
-        let bytes = disk.bytes(&name).len();
+        let before = disk.bytes(&name);
+        let bytes = before.len();
         if bytes > 0 {
             // Half of them where the state is: the description before it is longer.
             let from = if self.rng.random() {
@@ -198,7 +202,12 @@ impl World {
                 0
             };
             let byte = self.rng.random_range(from..bytes);
-            self.nodes[at].snapshot_disk.flip(&name, byte);
+            let disk = &self.nodes[at].snapshot_disk;
+            disk.flip(&name, byte);
+            assert!(
+                !is_taken(&name, &before) || !is_taken(&name, &disk.bytes(&name)),
+                "byte {byte} of {name} has rotted, and nobody sees it"
+            );
             let id = self.nodes[at].id;
             self.fault(Fault::Rot, Some(id), || format!("byte {byte} of {name}"));
         }
@@ -220,4 +229,18 @@ impl World {
             self.run_snapshot_task(at, task);
         }
     }
+}
+
+/// Whether a snapshot's file with these bytes is taken for whole when all of it is read.
+fn is_taken(name: &str, bytes: &[u8]) -> bool {
+    let disk = SimDisk::new();
+    let file = disk.create(name, bytes.len() as u64);
+    let written = file.and_then(|file| file.write_all_at(bytes, 0));
+    written.expect("an empty disk has room");
+    let Ok(store) = SnapshotDir::open(disk, 1) else {
+        return false;
+    };
+    let newest = store.newest();
+    let mut snapshots = newest.iter();
+    snapshots.any(|(group, snapshot)| store.verify(*group, snapshot.index).is_ok())
 }
