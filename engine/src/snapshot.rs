@@ -12,6 +12,7 @@
 
 use std::io;
 
+use crate::planted;
 use crate::raft::effects::Snapshot;
 use crate::state_machine::{RestoreError, StateMachine};
 use crate::types::{GroupId, Index, NodeId};
@@ -310,7 +311,7 @@ pub fn restore<M: StateMachine>(
         Ok(file) => file,
         Err(error) => {
             tracing::error!(%group, %index, %error, "a snapshot cannot be taken over");
-            return Ok(false);
+            return Ok(planted!("lost-state"));
         }
     };
     match machine.restore(group, index, snapshot.term, &mut *file) {
@@ -318,7 +319,7 @@ pub fn restore<M: StateMachine>(
         Err(RestoreError::Machine(error)) => Err(error),
         Err(RestoreError::Snapshot(error)) => {
             tracing::error!(%group, %index, %error, "a snapshot cannot be taken over");
-            Ok(false)
+            Ok(planted!("lost-state"))
         }
     }
 }

@@ -200,7 +200,11 @@ impl Index {
                 group.compact_to(*index, *term, sequence, table);
                 hold(&mut group.compacted_at, held(0), sequence, table);
             }
-            Item::TruncateFrom(index) => group.truncate_from(*index, sequence, table),
+            Item::TruncateFrom(index) => {
+                if !planted!("B12") {
+                    group.truncate_from(*index, sequence, table);
+                }
+            }
             Item::Append(stored) => {
                 // What recovery finds has no block.
                 if block.is_some() || !planted!("B12") {

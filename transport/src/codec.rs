@@ -5,6 +5,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use multiraft_engine::block::Block;
+use multiraft_engine::planted;
 use multiraft_engine::raft::conf_change::ConfChange;
 use multiraft_engine::raft::effects::Snapshot;
 use multiraft_engine::raft::membership::Membership;
@@ -300,6 +301,11 @@ fn put_bytes(meta: &mut BytesMut, bytes: &[u8]) {
 
 fn take_bytes(meta: &mut Bytes) -> Result<Bytes, Error> {
     let length = u32(meta)? as usize;
+    if planted!("B24") {
+        let mut bytes = BytesMut::with_capacity(length);
+        bytes.put(meta.split_to(length.min(meta.len())));
+        return Ok(bytes.freeze());
+    }
     if length > meta.len() {
         return Err(Error::Malformed("longer than the frame"));
     }

@@ -116,7 +116,7 @@ impl Group {
     fn enter_newer_term(&mut self, from: NodeId, term: Term, message: &Message) -> bool {
         match message {
             Message::PreVote(request) | Message::RequestVote(request)
-                if !request.transfer && self.leader_is_alive() =>
+                if !request.transfer && self.leader_is_alive() && !planted!("B17") =>
             {
                 false // thesis §4.2.3: a removed or cut-off server must not disturb the others
             }

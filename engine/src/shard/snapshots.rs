@@ -13,6 +13,7 @@ use super::membership::changed_nodes;
 use super::{ApplyTask, BatchInFlight, Replica, Shard};
 use crate::error::ChangeMembershipError;
 use crate::events::{GroupEvent, SnapshotEvent};
+use crate::planted;
 use crate::raft::effects::{Input, Snapshot, SnapshotOutcome, Source};
 use crate::raft::message::{Envelope, Message};
 use crate::snapshot::{SnapshotDone, SnapshotSending, SnapshotTask, Travelling};
@@ -151,6 +152,9 @@ impl<P, R> Shard<P, R> {
             membership,
         };
         self.out.apply.push(ApplyTask::Save(group, snapshot));
+        if planted!("early-compact") {
+            self.compact(group, index);
+        }
     }
 
     /// A witness has nothing to make a snapshot of: its log goes when it is long.

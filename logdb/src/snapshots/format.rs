@@ -20,6 +20,7 @@
 
 use bytes::Buf;
 use crc32fast::Hasher;
+use multiraft_engine::planted;
 use multiraft_engine::raft::effects::Snapshot;
 use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::types::{GroupId, Index, Term};
@@ -230,7 +231,8 @@ impl ChunkHead {
 
     /// Checks the content.
     pub(crate) fn check(self, seed: Seed, number: u64, content: &[u8]) -> Result<(), Flaw> {
-        if content.len() == self.length && self.crc == seed.crc(number, self.kind, content) {
+        let is_right = self.crc == seed.crc(number, self.kind, content) || planted!("B21");
+        if content.len() == self.length && is_right {
             return Ok(());
         }
         Err(Flaw::Damaged("chunk checksum mismatch"))

@@ -1,14 +1,25 @@
 //! Runs a fuzz target on random bytes, seed after seed: without libFuzzer, and repeatable by number.
 
+use std::alloc::System;
+use std::any::Any;
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
+use cap::Cap;
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
 use indicatif::ProgressBar;
-use multiraft_tests::fuzz::TARGETS;
+use multiraft_tests::fuzz::{TARGETS, Target};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
+
+/// Counts what is allocated, touched or not.
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+/// No input may make a target allocate more at once: lengths are believed only as far as bytes have
+/// come. It is far above what a target needs, and far below what four bytes can claim.
+const MAX_ALLOCATED_BYTES: usize = 128 << 20;
 
 /// Runs one fuzz target on random inputs. Exit code 1 when one of them breaks a rule.
 #[derive(Parser)]
@@ -37,11 +48,8 @@ fn main() -> ExitCode {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut bytes = vec![0; rng.random_range(0..=arguments.max_bytes)];
         rng.fill_bytes(&mut bytes);
-        if let Err(panic) = catch_unwind(|| target(&bytes)) {
+        if let Err(what) = try_input(target, &bytes) {
             bar.finish_and_clear();
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-            let what: String = text.unwrap_or_default().chars().take(400).collect();
             println!("seed {seed} failed: {what}");
             println!("replay: histories --target {name} --seed {seed} --seeds 1");
             return ExitCode::FAILURE;
@@ -51,4 +59,23 @@ fn main() -> ExitCode {
     bar.finish_and_clear();
     println!("{} inputs of {name}: all rules held", arguments.seeds);
     ExitCode::SUCCESS
+}
+
+/// Runs the target on one input; the rule that was broken, in words.
+fn try_input(target: Target, bytes: &[u8]) -> Result<(), String> {
+    catch_unwind(|| target(bytes)).map_err(|panic| words(&*panic))?;
+    let most = ALLOCATOR.max_allocated(); // of all inputs so far
+    if most > MAX_ALLOCATED_BYTES {
+        let length = bytes.len();
+        return Err(format!(
+            "{most} bytes allocated at once, for an input of {length}"
+        ));
+    }
+    Ok(())
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or_default().chars().take(400).collect()
 }

@@ -14,6 +14,8 @@ use multiraft_logdb::{Error, Identity, LogDb, Options, Turn, Writer};
 use crate::sim::node::Marks;
 
 const GROUPS: u32 = 3;
+/// Crashes drawn from here on are of the process alone.
+const KILLS_FROM: u16 = 0xc000;
 const FIRST_SEGMENT: &str = "0000000000000001.seg";
 
 fn open(disk: &Arc<SimDisk>) -> std::result::Result<(Arc<LogDb>, Writer), Error> {
@@ -180,7 +182,8 @@ impl Bench {
         Ok(true)
     }
 
-    /// Power fails, and the log is opened again.
+    /// Power fails, or only the process ends and the disk still has in its cache what was not synced;
+    /// and the log is opened again. Then power fails once more: what was found is there for good.
     fn crash(self, input: &mut Unstructured<'_>) -> Self {
         let Self {
             disk,
@@ -191,7 +194,12 @@ impl Bench {
             ..
         } = self;
         drop((log, writer));
-        disk.crash(u64::from(input.arbitrary::<u16>().unwrap_or(0)));
+        let seed = input.arbitrary::<u16>().unwrap_or(0);
+        if seed < KILLS_FROM {
+            disk.crash(seed.into());
+        } else {
+            disk.mend();
+        }
         // A sync that was to fail may fail now: nothing is opened then, and it can be tried again.
         let opened = open(&disk).or_else(|error| match error {
             Error::Io { .. } => open(&disk),

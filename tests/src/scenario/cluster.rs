@@ -9,6 +9,9 @@ use multiraft_engine::types::{Index, NodeId};
 use super::node::{AppendWork, Node};
 use super::show;
 
+/// Rounds of `stabilize` at most; the longest story needs a few dozen.
+const STABILIZE_ROUNDS: usize = 1_000;
+
 /// A message in the one queue.
 #[derive(Debug, Clone)]
 pub enum Message {
@@ -225,8 +228,11 @@ impl Cluster {
     }
 
     /// Batches and deliveries among these nodes, in this order, until nothing is left.
-    pub fn stabilize(&mut self, ids: &[NodeId]) {
-        loop {
+    ///
+    /// # Errors
+    /// They answer each other without end.
+    pub fn stabilize(&mut self, ids: &[NodeId]) -> Result<(), String> {
+        for _ in 0..STABILIZE_ROUNDS {
             let mut is_done = true;
             for &id in ids {
                 if self.nodes.get(&id).is_some_and(Node::has_work) {
@@ -258,9 +264,10 @@ impl Cluster {
                 }
             }
             if is_done {
-                return;
+                return Ok(());
             }
         }
+        Err(format!("not at rest after {STABILIZE_ROUNDS} rounds"))
     }
 
     fn note(&mut self, id: NodeId, read: &ReadOutcome) {

@@ -198,8 +198,7 @@ impl Cluster {
         for &id in &ids {
             self.node(id)?;
         }
-        self.stabilize(&ids);
-        Ok(())
+        self.stabilize(&ids)
     }
 
     fn transfer(&mut self, command: &Command) -> Done {

@@ -1,5 +1,6 @@
 //! One simulated process: real shards over the real log on a simulated disk.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use multiraft_engine::apply::Applier;
@@ -9,10 +10,10 @@ use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::raft::progress::Window;
 use multiraft_engine::raft::read_index::ReadMode;
 use multiraft_engine::shard::{ApplyTask, Shard, ShardInput};
-use multiraft_engine::snapshot::SnapshotTask;
+use multiraft_engine::snapshot::{SnapshotStore, SnapshotTask};
 use multiraft_engine::start::load;
 use multiraft_engine::traits::{Log, LogError, LogObserver, StoredGroup};
-use multiraft_engine::types::{GroupId, NodeId};
+use multiraft_engine::types::{GroupId, Index, NodeId};
 use multiraft_logdb::sim::SimDisk;
 use multiraft_logdb::{Error, Identity, LogDb, Options, SnapshotDir, Turn, Writer};
 use multiraft_transport::snapshot::Receiver;
@@ -118,6 +119,8 @@ pub struct Node {
     pub clock: (u32, u32),
     /// Its timing and limits.
     pub config: Config,
+    /// The newest snapshot of each group that somebody relies on: no crash may take it.
+    pub relied_on: BTreeMap<GroupId, Index>,
     shards: u32,
 }
 
@@ -145,6 +148,7 @@ impl Node {
             full_until: 0,
             clock: (1000, 0),
             config,
+            relied_on: BTreeMap::new(),
             shards,
         }
     }
@@ -168,6 +172,7 @@ impl Node {
         self.disk = SimDisk::new();
         self.snapshot_disk = SimDisk::new();
         self.machine = Arc::default();
+        self.relied_on.clear();
         self.full_until = 0;
     }
 
@@ -197,6 +202,7 @@ impl Node {
             Err(Error::Io { .. }) => return None,
             Err(error) => panic!("node {} does not start again: {error}", self.id),
         };
+        self.check_snapshots(&store);
         self.config.incarnation = self.incarnation;
         let marks = Arc::new(Marks::default());
         log.set_observer(Arc::<Marks>::clone(&marks));
@@ -231,6 +237,18 @@ impl Node {
             is_fenced: false,
         });
         Some(stored)
+    }
+
+    /// A snapshot that was told of, or that the log has restarted behind, outlives the process.
+    fn check_snapshots(&self, store: &SnapshotDir) {
+        for (&group, &index) in &self.relied_on {
+            let newest = store.of(group).pop().map(|snapshot| snapshot.index);
+            assert!(
+                newest >= Some(index),
+                "node {}: the snapshot of group {group} at {index} is gone, the newest is {newest:?}",
+                self.id
+            );
+        }
     }
 
     /// Whether it can do something at `tick`.

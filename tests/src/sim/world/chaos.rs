@@ -112,7 +112,10 @@ impl World {
             }
             Fault::Snapshot => self.make_snapshot(at),
             Fault::BreakTransfer => self.break_transfer(),
-            Fault::Rot => self.rot(at),
+            Fault::Rot => self.rot(at, |name| {
+                let kind = name.rsplit_once('.').map(|(_, kind)| kind);
+                kind == Some("snap")
+            }),
             Fault::Wipe => self.wipe(at),
             Fault::Drop | Fault::Duplicate | Fault::Delay | Fault::SlowDisk | Fault::SlowApply => {}
         }

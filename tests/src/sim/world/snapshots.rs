@@ -5,11 +5,16 @@ use multiraft_engine::raft::message::Envelope;
 use multiraft_engine::shard::ShardInput;
 use multiraft_engine::snapshot::{SnapshotDone, SnapshotStore, SnapshotTask};
 use multiraft_engine::traits::GroupWrite;
+use multiraft_logdb::sim::SimDisk;
+use multiraft_logdb::{Disk, SnapshotDir};
 use rand::Rng;
 
 use super::World;
 use crate::sim::faults::Fault;
 use crate::sim::transfers::News;
+
+/// Bytes at the end of a snapshot's file: the state of a few keys, and what ends the file.
+const END_BYTES: usize = 64;
 
 impl World {
     /// A node's shard has snapshots to send.
@@ -58,16 +63,19 @@ impl World {
         let is_due = |task: &mut (u64, SnapshotTask)| task.0 <= tick;
         let due: Vec<_> = process.snapshot_tasks.extract_if(.., is_due).collect();
         for (_, task) in due {
-            if matches!(task, SnapshotTask::Restore(..)) && self.faults.has(Fault::Rot) {
-                self.rot_sometimes(at);
+            if let SnapshotTask::Restore(group, snapshot) = &task
+                && self.faults.has(Fault::Rot)
+                && self.rng.random_bool(0.5)
+            {
+                self.rot(at, |name| {
+                    name == &format!("{group}-{}.snap", snapshot.index)
+                });
             }
             let group = task.group();
-            let node = &mut self.nodes[at];
-            let Some(process) = &node.process else {
+            let Some(done) = self.run_snapshot_task(at, task) else {
                 return;
             };
-            let Ok(done) = task.run(&*node.machine, &*process.store);
-            let replica = (group, node.id);
+            let replica = (group, self.nodes[at].id);
             match &done {
                 SnapshotDone::Lost(_) => {
                     self.stateless.insert(replica);
@@ -92,6 +100,34 @@ impl World {
             });
             self.nodes[at].push(group, ShardInput::SnapshotDone(group, done));
         }
+    }
+
+    /// Does the work, and notes which snapshot somebody relies on from now on: one that is told of, or
+    /// one that the log has restarted behind. It may only be gone where files rot.
+    fn run_snapshot_task(&mut self, at: usize, task: SnapshotTask) -> Option<SnapshotDone> {
+        let is_rotten = self.plan.faults.has(Fault::Rot);
+        let group = task.group();
+        let node = &mut self.nodes[at];
+        let process = node.process.as_ref()?;
+        let taken_over = match &task {
+            SnapshotTask::Restore(_, snapshot) => Some(snapshot.index),
+            SnapshotTask::Save(..) | SnapshotTask::Verify(..) | SnapshotTask::Forget(_) => None,
+        };
+        let Ok(done) = task.run(&*node.machine, &*process.store);
+        let saved = match &done {
+            SnapshotDone::Saved { snapshot, .. } => Some(snapshot.index),
+            SnapshotDone::NotSaved
+            | SnapshotDone::Restored { .. }
+            | SnapshotDone::Lost(_)
+            | SnapshotDone::Verified
+            | SnapshotDone::Unusable(_)
+            | SnapshotDone::Forgotten => None,
+        };
+        if let Some(index) = saved.or(taken_over).filter(|_| !is_rotten) {
+            let newest = node.relied_on.entry(group).or_default();
+            *newest = index.max(*newest);
+        }
+        Some(done)
     }
 
     /// The log forgets entries only behind a snapshot that is durable; a witness has none.
@@ -136,16 +172,11 @@ impl World {
         self.fault(Fault::BreakTransfer, Some(from), || format!("to n{to}"));
     }
 
-    fn rot_sometimes(&mut self, at: usize) {
-        if self.rng.random_bool(0.2) {
-            self.rot(at);
-        }
-    }
-
-    /// One byte of one snapshot. A replica whose log begins with it loses its state: not more of them
-    /// than the others make up for. So not where only one member has data, because of a witness or
-    /// a change of the membership, and not while others have lost theirs.
-    pub(super) fn rot(&mut self, at: usize) {
+    /// One byte of one of these snapshots; who reads the file must see that. A replica whose log
+    /// begins with it loses its state: not more of them than the others make up for. So not where only
+    /// one member has data, because of a witness or a change of the membership, and not while others
+    /// have lost theirs.
+    pub(super) fn rot(&mut self, at: usize, is_meant: impl Fn(&String) -> bool) {
         let has_witness = |m: &Membership| !m.configuration().witnesses.is_empty();
         let is_bearable = self.stateless.is_empty()
             && self.wiped.is_empty()
@@ -156,18 +187,27 @@ impl World {
         }
         let disk = &self.nodes[at].snapshot_disk;
         let mut names = disk.names();
-        names.retain(|name| {
-            name.rsplit_once('.')
-                .is_some_and(|(_, kind)| kind == "snap")
-        });
+        names.retain(is_meant);
         if names.is_empty() {
             return;
         }
         let name = names.swap_remove(self.rng.random_range(0..names.len()));
-        let bytes = disk.bytes(&name).len();
+        let before = disk.bytes(&name);
+        let bytes = before.len();
         if bytes > 0 {
-            let byte = self.rng.random_range(0..bytes);
-            self.nodes[at].snapshot_disk.flip(&name, byte);
+            // Half of them where the state is: the description before it is longer.
+            let from = if self.rng.random() {
+                bytes.saturating_sub(END_BYTES)
+            } else {
+                0
+            };
+            let byte = self.rng.random_range(from..bytes);
+            let disk = &self.nodes[at].snapshot_disk;
+            disk.flip(&name, byte);
+            assert!(
+                !is_taken(&name, &before) || !is_taken(&name, &disk.bytes(&name)),
+                "byte {byte} of {name} has rotted, and nobody sees it"
+            );
             let id = self.nodes[at].id;
             self.fault(Fault::Rot, Some(id), || format!("byte {byte} of {name}"));
         }
@@ -186,7 +226,21 @@ impl World {
         if let Some((_, task)) = saves.last().filter(|_| dies) {
             node.snapshot_disk
                 .fail_from(node.snapshot_disk.operations() + after);
-            let Ok(_) = task.run(&*node.machine, &*process.store);
+            self.run_snapshot_task(at, task);
         }
     }
+}
+
+/// Whether a snapshot's file with these bytes is taken for whole when all of it is read.
+fn is_taken(name: &str, bytes: &[u8]) -> bool {
+    let disk = SimDisk::new();
+    let file = disk.create(name, bytes.len() as u64);
+    let written = file.and_then(|file| file.write_all_at(bytes, 0));
+    written.expect("an empty disk has room");
+    let Ok(store) = SnapshotDir::open(disk, 1) else {
+        return false;
+    };
+    let newest = store.newest();
+    let mut snapshots = newest.iter();
+    snapshots.any(|(group, snapshot)| store.verify(*group, snapshot.index).is_ok())
 }
