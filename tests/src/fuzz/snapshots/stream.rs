@@ -140,7 +140,7 @@ impl Bench {
 
     fn remove_others(&mut self, data: &mut &[u8]) {
         let (group, index) = any_place(data);
-        let keep = (number(data) % 2 == 0).then_some(index);
+        let keep = (number(data).is_multiple_of(2)).then_some(index);
         let removed = self.store.remove_others(group, keep);
         self.forget_unlisted();
         let Ok(removed) = removed else {
@@ -249,12 +249,12 @@ impl Bench {
     fn end(mut self, how: u8) {
         self.disk.mend();
         self.disk.set_free_bytes(FREE_BYTES);
-        if how % 2 == 0 {
+        if how.is_multiple_of(2) {
             self.hostile.wait();
         } else {
             self.hostile.hang_up();
         }
-        let from = if how / 2 % 2 == 0 { HOSTILE } else { HONEST };
+        let from = if (how / 2).is_multiple_of(2) { HOSTILE } else { HONEST };
         for place in places() {
             let mut tries = (0..TRIES).map(|_| self.send_genuine(place, from, ROUNDS));
             assert!(
