@@ -254,7 +254,11 @@ impl Bench {
         } else {
             self.hostile.hang_up();
         }
-        let from = if (how / 2).is_multiple_of(2) { HOSTILE } else { HONEST };
+        let from = if (how / 2).is_multiple_of(2) {
+            HOSTILE
+        } else {
+            HONEST
+        };
         for place in places() {
             let mut tries = (0..TRIES).map(|_| self.send_genuine(place, from, ROUNDS));
             assert!(
