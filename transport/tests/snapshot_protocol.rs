@@ -218,11 +218,11 @@ fn a_snapshot_that_is_there_already_is_not_delivered_under_another_description()
     let (_, to) = stores();
     to.put(4, 7, file(20));
     let receiver = Receiver::new(to.shared(), &limits());
-    let mut lie = offer_of(&file(20), 4, 7);
-    lie.snapshot.term = lie.snapshot.term.next();
+    let mut wrong = offer_of(&file(20), 4, 7);
+    wrong.snapshot.term = wrong.snapshot.term.next();
     let mut line = receiver.connection(ends(1));
     let refused = Frame::Refuse(Refusal::Damaged);
-    assert_eq!(offer(&mut line, lie), [refused]);
+    assert_eq!(offer(&mut line, wrong), [refused]);
     assert_eq!(to.get(4, 7), Some(file(20)));
 }
 

@@ -1,11 +1,9 @@
 //! Runs a fuzz target on random bytes, seed after seed: without libFuzzer, and repeatable by number.
 
-use std::alloc::System;
 use std::any::Any;
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
-use cap::Cap;
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
 use indicatif::ProgressBar;
@@ -13,13 +11,9 @@ use multiraft_tests::fuzz::{TARGETS, Target};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
-/// Counts what is allocated, touched or not.
-#[global_allocator]
-static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
-
 /// No input may make a target allocate more at once: lengths are believed only as far as bytes have
 /// come. It is far above what a target needs, and far below what four bytes can claim.
-const MAX_ALLOCATED_BYTES: usize = 128 << 20;
+const MAX_ALLOCATED_BYTES: u64 = 128 << 20;
 
 /// Runs one fuzz target on random inputs. Exit code 1 when one of them breaks a rule.
 #[derive(Parser)]
@@ -63,8 +57,10 @@ fn main() -> ExitCode {
 
 /// Runs the target on one input; the rule that was broken, in words.
 fn try_input(target: Target, bytes: &[u8]) -> Result<(), String> {
-    catch_unwind(|| target(bytes)).map_err(|panic| words(&*panic))?;
-    let most = ALLOCATOR.max_allocated(); // of all inputs so far
+    let mut result = Ok(());
+    let memory = allocation_counter::measure(|| result = catch_unwind(|| target(bytes)));
+    result.map_err(|panic| words(&*panic))?;
+    let most = memory.bytes_max;
     if most > MAX_ALLOCATED_BYTES {
         let length = bytes.len();
         return Err(format!(
