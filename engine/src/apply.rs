@@ -80,6 +80,14 @@ impl<M: StateMachine, P> Applier<M, P> {
                     entries.extend(blocks.iter().flat_map(|b| b.entries().map(|e| (group, e))));
                 }
                 ApplyTask::Pass(group, index) => round.marks.push((group, index)),
+                ApplyTask::Remove(group) => {
+                    self.apply(&mut entries, &mut round)?;
+                    self.applied.remove(&group);
+                    let waiting = self.waiting.remove(&group).into_iter().flatten();
+                    let unknown = waiting.map(|w| (w.2, Err(ProposeError::Unknown)));
+                    round.completions.extend(unknown);
+                    round.snapshots.push(SnapshotTask::Remove(group));
+                }
                 ApplyTask::Save(group, snapshot) => {
                     self.apply(&mut entries, &mut round)?;
                     let view = self.machine.snapshot(group)?;

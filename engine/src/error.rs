@@ -3,6 +3,7 @@
 use crate::config::ConfigError;
 use crate::raft::effects::Refusal;
 use crate::raft::membership::MembershipError;
+use crate::raft::message::JoinRefusal;
 use crate::traits::LogError;
 use crate::types::GroupId;
 
@@ -92,9 +93,66 @@ pub enum BootstrapError {
     /// It runs here with other members.
     #[error("group {0} runs here with another membership")]
     Exists(GroupId),
+    /// This node was a member of it: a group that began again would know nothing of what was promised.
+    #[error("this node has left group {0}: join it instead, or use another group id")]
+    HasLeft(GroupId),
+    /// What is here of the group from before is being deleted; ask again.
+    #[error("what is left of group {0} here is being deleted: try again")]
+    Leaving(GroupId),
     /// The log's disk has no room.
     #[error("the log's disk is full")]
     DiskFull,
+    /// The log is fenced; this node serves nothing until it is restarted.
+    #[error(transparent)]
+    Fenced(LogError),
+    /// The node is shutting down.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// Why this node is not a member of a group as wished.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The members that were named cannot be those of a group.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// This node is not among those named, so its role and address are not known.
+    #[error("this node is not among the members")]
+    NotAMember,
+    /// Only this node was named.
+    #[error("no member to ask is named besides this node")]
+    NobodyToAsk,
+    /// The leader says that it cannot be.
+    #[error("cannot join: {0}")]
+    Refused(#[from] JoinRefusal),
+    /// What is here of the group from before is being deleted; ask again.
+    #[error("what is left of group {0} here is being deleted: try again")]
+    Leaving(GroupId),
+    /// It was taken out again meanwhile.
+    #[error("this node was removed from group {0} while it joined")]
+    Removed(GroupId),
+    /// The log's disk has no room.
+    #[error("the log's disk is full")]
+    DiskFull,
+    /// The log is fenced; this node serves nothing until it is restarted.
+    #[error(transparent)]
+    Fenced(LogError),
+    /// The node is shutting down.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// Why this node has not left a group.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaveError {
+    /// It is no member.
+    #[error("this node is no member of group {0}")]
+    NotAMember(GroupId),
+    /// The others have no vote, or no data: make one of them a voter, or let them leave first.
+    #[error("this node is the group's last voter with data, and there are other members")]
+    LastVoter,
     /// The log is fenced; this node serves nothing until it is restarted.
     #[error(transparent)]
     Fenced(LogError),

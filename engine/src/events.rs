@@ -32,6 +32,11 @@ pub enum GroupEvent {
         /// `None`: no leader is known in that term.
         leader: Option<NodeId>,
     },
+    /// This node is out of the group, and what it has of it is being deleted.
+    Left {
+        /// Whose.
+        group: GroupId,
+    },
     /// Something happened to a snapshot or to the log behind it.
     Snapshot {
         /// Whose.

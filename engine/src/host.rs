@@ -3,8 +3,12 @@
 //! Each shard has two threads: one runs [`Shard::turn`] over its mailbox, one applies. A proposal
 //! takes one lock, that of its shard's mailbox, for a push.
 
+mod members;
+mod observer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -12,8 +16,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use self::observer::Observer;
 use crate::apply::Applier;
 use crate::config::Config;
+use crate::description::{Description, Standing};
 use crate::error::{BootstrapError, ChangeMembershipError, ProposeError, ReadError, StartError};
 use crate::events::{EventSink, GroupEvent};
 use crate::mailbox::{Lane, Mailbox};
@@ -21,14 +27,12 @@ use crate::metrics::Metrics;
 use crate::raft::conf_change::ConfChange;
 use crate::raft::effects::Refusal;
 use crate::raft::membership::Membership;
-use crate::raft::message::Envelope;
-use crate::shard::{ApplyTask, GroupStatus, Loaded, Shard, ShardInput, TurnEffects};
-use crate::snapshot::{SnapshotSending, SnapshotStore, SnapshotTask, Travelling, forget};
-use crate::start::load;
+use crate::shard::{ApplyTask, GroupStatus, Shard, ShardInput, TurnEffects};
+use crate::snapshot::{SnapshotStore, SnapshotTask, forget};
+use crate::start::{forget_left, load};
 use crate::state_machine::StateMachine;
 use crate::traits::{
-    ConnectionKind, ConnectionState, Log, LogError, LogObserver, PeerAddress, StoredGroup,
-    Transport, TransportObserver,
+    ConnectionKind, ConnectionState, Log, LogError, PeerAddress, StoredGroup, Transport,
 };
 use crate::types::{GroupId, Index, NodeId};
 
@@ -78,6 +82,8 @@ struct Inner<M: StateMachine> {
     appliers: Vec<ApplyBox<M>>,
     /// Work on snapshots, of all shards.
     snapshot_tasks: Mailbox<SnapshotTask>,
+    /// How many calls wait for this node to join a group or to leave it.
+    waiting: Mutex<BTreeMap<GroupId, usize>>,
     metrics: Metrics,
     stopping: AtomicBool,
 }
@@ -92,6 +98,7 @@ impl<M: StateMachine> Host<M> {
             shards: (0..count).map(|_| Mailbox::default()).collect(),
             appliers: (0..count).map(|_| Mailbox::default()).collect(),
             snapshot_tasks: Mailbox::default(),
+            waiting: Mutex::default(),
             metrics: Metrics::default(),
             stopping: AtomicBool::new(false),
             config,
@@ -114,9 +121,7 @@ impl<M: StateMachine> Host<M> {
             }
         }
         for stored in stored_groups {
-            let loaded = inner.load(&stored)?;
-            inner.learn_addresses(&loaded.membership);
-            shards[inner.shard_of(stored.group)].restore(&stored, loaded);
+            inner.restore(&stored, &mut shards[inner.shard_of(stored.group)])?;
         }
         let observer = Arc::new(Observer(Arc::downgrade(&inner)));
         inner.parts.log.set_observer(observer.clone());
@@ -315,19 +320,26 @@ impl<M: StateMachine> Inner<M> {
         }
     }
 
-    /// What is known of a group besides its log; its state machine is restored from the snapshot with
-    /// which the log begins if it has not come that far.
-    fn load(&self, stored: &StoredGroup) -> Result<Loaded, StartError> {
+    /// Gives a shard a group of its log; the state machine is restored from the snapshot with which
+    /// the log begins if it has not come that far.
+    fn restore(
+        &self,
+        stored: &StoredGroup,
+        shard: &mut Shard<Proposal<M>, Read>,
+    ) -> Result<(), StartError> {
         let group = stored.group;
-        let membership = Membership::decode(&stored.meta)
+        let description = Description::decode(&stored.meta)
             .map_err(|source| StartError::Membership { group, source })?;
-        load(
-            stored,
-            membership,
-            self.config.node,
-            &*self.parts.machine,
-            &*self.parts.snapshots,
-        )
+        let (machine, snapshots) = (&*self.parts.machine, &*self.parts.snapshots);
+        if description.standing == Standing::Left {
+            forget_left(group, machine, snapshots)?;
+            shard.restore_left(stored, description.membership);
+            return Ok(());
+        }
+        let loaded = load(stored, description, self.config.node, machine, snapshots)?;
+        self.learn_addresses(&loaded.description.membership);
+        shard.restore(stored, loaded);
+        Ok(())
     }
 
     /// Whether the mailbox is closed, if it did not take the request.
@@ -404,11 +416,11 @@ impl<M: StateMachine> Inner<M> {
         for (waiter, result) in effects.reads {
             drop(waiter.send(result));
         }
-        for (reply, result) in effects.bootstraps {
-            reply(result);
+        for answer in effects.answers {
+            answer.deliver();
         }
-        for (reply, result) in effects.membership_replies {
-            reply(result);
+        for (node, address) in effects.learned {
+            self.parts.transport.set_peer(node, address);
         }
         for event in &effects.events {
             if let GroupEvent::MembershipChanged { membership, .. } = event {
@@ -487,97 +499,6 @@ impl<M: StateMachine> Inner<M> {
         for shard in &self.shards {
             if shard.push(ShardInput::Fence(error.clone())).is_err() {
                 tracing::debug!("fenced while stopping");
-            }
-        }
-    }
-}
-
-/// What log and transport tell goes to the shards' mailboxes. Weak, so that they do not keep a host
-/// alive that they belong to.
-struct Observer<M: StateMachine>(Weak<Inner<M>>);
-
-impl<M: StateMachine> LogObserver for Observer<M> {
-    fn on_durable(&self, shard: u32, ticket: u64) {
-        if let Some(inner) = self.0.upgrade()
-            && let Some(shard) = inner.shards.get(shard as usize)
-            && shard.push(ShardInput::Durable(ticket)).is_err()
-        {
-            tracing::debug!("durable while stopping");
-        }
-    }
-
-    fn on_fenced(&self, error: &LogError) {
-        if let Some(inner) = self.0.upgrade() {
-            inner.fence(error);
-        }
-    }
-}
-
-impl<M: StateMachine> TransportObserver for Observer<M> {
-    fn on_messages(&self, envelopes: Vec<Envelope>) {
-        let Some(inner) = self.0.upgrade() else {
-            return;
-        };
-        let mut by_shard: Vec<Vec<Envelope>> = inner.shards.iter().map(|_| Vec::new()).collect();
-        for envelope in envelopes {
-            by_shard[inner.shard_of(envelope.group)].push(envelope);
-        }
-        let limit = inner.config.inbox_messages;
-        for (shard, envelopes) in inner.shards.iter().zip(by_shard) {
-            let count = envelopes.len();
-            let input = ShardInput::Messages(envelopes);
-            if count > 0
-                && shard
-                    .push_bounded(input, Lane::Messages, count, limit)
-                    .is_err()
-            {
-                inner.metrics.dropped_messages.inc_by(count as u64);
-            }
-        }
-    }
-
-    fn on_connection(
-        &self,
-        node: NodeId,
-        address: &PeerAddress,
-        kind: ConnectionKind,
-        state: ConnectionState,
-    ) {
-        if let Some(inner) = self.0.upgrade() {
-            let connections = &inner.parts.connections;
-            connections.on_connection(node, address, kind, state);
-        }
-    }
-
-    fn on_snapshot_sending(&self, snapshot: Travelling, sending: SnapshotSending) {
-        if let Some(inner) = self.0.upgrade() {
-            let shard = &inner.shards[inner.shard_of(snapshot.group)];
-            if shard
-                .push(ShardInput::SnapshotSending(snapshot, sending))
-                .is_err()
-            {
-                tracing::debug!(group = %snapshot.group, "a snapshot sent while stopping");
-            }
-        }
-    }
-
-    fn on_snapshot_received(&self, envelope: Envelope) {
-        if let Some(inner) = self.0.upgrade() {
-            let group = envelope.group;
-            let shard = &inner.shards[inner.shard_of(group)];
-            if shard.push(ShardInput::SnapshotReceived(envelope)).is_err() {
-                tracing::debug!(%group, "a snapshot received while stopping");
-            }
-        }
-    }
-
-    fn on_peer_down(&self, node: NodeId) {
-        let Some(inner) = self.0.upgrade() else {
-            return;
-        };
-        for shard in &inner.shards {
-            if shard.push(ShardInput::PeerDown(node)).is_err() {
-                tracing::debug!(%node, "peer down while stopping");
             }
         }
     }

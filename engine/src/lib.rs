@@ -14,6 +14,7 @@
 pub mod apply;
 pub mod block;
 pub mod config;
+pub mod description;
 pub mod error;
 pub mod events;
 pub mod host;

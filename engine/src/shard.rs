@@ -8,7 +8,9 @@
 //! `P` and `R` are the waiting proposals and reads: one-shot senders in production.
 
 mod bootstrap;
+mod joining;
 mod membership;
+mod removal;
 mod requests;
 mod snapshots;
 mod turn;
@@ -16,22 +18,27 @@ mod turn;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use self::removal::Removing;
 use self::snapshots::{ReplicaSource, Snapshots};
 pub use self::turn::{
-    ApplyTask, BootstrapReply, GroupStatus, MembershipReply, ShardInput, StatusReply, TurnEffects,
+    Answer, ApplyTask, BootstrapReply, GroupStatus, JoinReply, LeaveReply, MembershipReply,
+    ShardInput, StatusReply, TurnEffects,
 };
 use crate::config::Config;
-use crate::error::{BootstrapError, ChangeMembershipError, ProposeError, ReadError};
+use crate::description::Description;
+use crate::error::{
+    BootstrapError, ChangeMembershipError, JoinError, LeaveError, ProposeError, ReadError,
+};
 use crate::events::{GroupEvent, SnapshotEvent};
 use crate::raft::conf_change::ConfChange;
 use crate::raft::effects::{Effects, Input, ReadOutcome, Snapshot};
 use crate::raft::incarnation::Identity;
-use crate::raft::membership::Membership;
+use crate::raft::membership::{MemberRole, Membership};
 use crate::raft::message::Envelope;
 use crate::raft::{Group, Limits};
 use crate::snapshot::Travelling;
 use crate::traits::{GroupWrite, Log, LogError, StoredGroup, WriteBatch};
-use crate::types::{GroupId, Index, NodeId, Term};
+use crate::types::{GroupId, HardState, Index, NodeId, Term};
 
 struct Replica<P, R> {
     raft: Group,
@@ -53,6 +60,10 @@ struct Replica<P, R> {
     changes: BTreeMap<u64, (u64, MembershipReply)>,
     /// The same once its place in the log is known.
     placed_changes: BTreeMap<Index, (Term, MembershipReply)>,
+    /// Who waits for this node to have a role in the group.
+    joiners: Vec<(MemberRole, JoinReply)>,
+    /// Who waits for this node to be out of it.
+    leavers: Vec<LeaveReply>,
     snapshots: Snapshots,
     /// It keeps no state.
     is_witness: bool,
@@ -73,6 +84,8 @@ impl<P, R> Replica<P, R> {
             meta_writes: 0,
             changes: BTreeMap::new(),
             placed_changes: BTreeMap::new(),
+            joiners: Vec::new(),
+            leavers: Vec::new(),
             snapshots: Snapshots::new(newest),
             is_witness: false,
             is_ready: false,
@@ -84,7 +97,7 @@ impl<P, R> Replica<P, R> {
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// As the log describes it.
-    pub membership: Membership,
+    pub description: Description,
     /// Whether this replica keeps no state.
     pub is_witness: bool,
     /// What the state machine has applied; of a witness, which has none, where its log begins.
@@ -109,6 +122,8 @@ struct BatchInFlight {
     memberships: Vec<GroupId>,
     /// Snapshots that the state machine may take over then.
     installs: Vec<(GroupId, Snapshot)>,
+    /// Groups that the log has forgotten then.
+    removals: Vec<GroupId>,
 }
 
 /// Some of a node's groups.
@@ -125,7 +140,15 @@ pub struct Shard<P, R> {
     ticket: u64,
     in_flight: VecDeque<BatchInFlight>,
     /// Groups of this turn.
-    created: Vec<(GroupWrite, BootstrapReply)>,
+    created: Vec<(GroupWrite, Option<BootstrapReply>)>,
+    /// Replicas that end with the next turn, and the memberships without them.
+    leaving: BTreeMap<GroupId, Membership>,
+    /// What the log is to forget with this turn.
+    removals: Vec<GroupWrite>,
+    /// Replicas that are being deleted.
+    removing: BTreeMap<GroupId, Removing>,
+    /// Groups that this node has left: what it promised, and the membership by which it is gone.
+    left: BTreeMap<GroupId, (HardState, Membership)>,
     /// Bootstraps of this turn for groups that are here already.
     repeated: Vec<BootstrapReply>,
     /// Memberships that changed in this turn.
@@ -154,6 +177,10 @@ impl<P, R> Shard<P, R> {
             ticket: 0,
             in_flight: VecDeque::new(),
             created: Vec::new(),
+            leaving: BTreeMap::new(),
+            removals: Vec::new(),
+            removing: BTreeMap::new(),
+            left: BTreeMap::new(),
             repeated: Vec::new(),
             memberships: BTreeMap::new(),
             settled: Vec::new(),
@@ -179,14 +206,14 @@ impl<P, R> Shard<P, R> {
 
     fn insert(&mut self, stored: &StoredGroup, loaded: Loaded) {
         let Loaded {
-            membership,
+            description,
             applied,
             newest,
             is_witness,
             ..
         } = loaded;
         let group = stored.group;
-        let first = membership.first_candidate(group.0) == Some(self.config.node);
+        let first = description.membership.first_candidate(group.0) == Some(self.config.node);
         let seed =
             self.next_request ^ (u64::from(group.0) << 32) ^ u64::from(self.config.node.get());
         let limits: Limits = self.config.limits;
@@ -194,7 +221,7 @@ impl<P, R> Shard<P, R> {
             node: self.config.node,
             incarnation: self.config.incarnation,
         };
-        let raft = Group::restore(own, stored, membership, applied, limits, first, seed);
+        let raft = Group::restore(own, stored, description, applied, limits, first, seed);
         let is_missing = raft.log().is_state_missing();
         let mut replica = Replica::new(raft, newest);
         replica.is_witness = is_witness;
@@ -219,6 +246,7 @@ impl<P, R> Shard<P, R> {
 
     /// One round: all of `inbox` in, everything that follows out.
     pub fn turn(&mut self, inbox: impl IntoIterator<Item = ShardInput<P, R>>) -> TurnEffects<P, R> {
+        self.remove_leaving();
         for (group, number) in std::mem::take(&mut self.settled) {
             self.step(group, Input::Durable(number));
         }
@@ -246,6 +274,8 @@ impl<P, R> Shard<P, R> {
             ShardInput::ChangeMembership(group, change, reply) => {
                 self.on_change_membership(group, change, reply);
             }
+            ShardInput::Join(group, membership, reply) => self.on_join(group, membership, reply),
+            ShardInput::Leave(group, reply) => self.on_leave(group, reply),
             ShardInput::Applied(marks) => {
                 for (group, index) in marks {
                     self.step(group, Input::Applied(index));
@@ -264,6 +294,7 @@ impl<P, R> Shard<P, R> {
             }
             ShardInput::SnapshotReceived(envelope) => self.on_snapshot_received(envelope),
             ShardInput::MakeSnapshot(group) => self.save(group),
+            ShardInput::GiveUp(group) => self.on_give_up(group),
             ShardInput::Durable(ticket) => self.on_durable(ticket),
             ShardInput::TransferLeadership(group, to) => {
                 self.step(group, Input::TransferLeadership(to));
@@ -324,10 +355,10 @@ impl<P, R> Shard<P, R> {
             for (group, snapshot) in batch.installs {
                 self.restore_state(group, snapshot);
             }
+            self.on_removals_durable(batch.removals);
             let replies = batch.replies.into_iter();
-            self.out
-                .bootstraps
-                .extend(replies.map(|reply| (reply, Ok(()))));
+            let started = replies.map(|reply| Answer::Bootstrap(reply, Ok(())));
+            self.out.answers.extend(started);
         }
     }
 
@@ -352,20 +383,22 @@ impl<P, R> Shard<P, R> {
             let changes = std::mem::take(&mut replica.changes).into_values();
             let placed = std::mem::take(&mut replica.placed_changes).into_values();
             let unknown = changes.map(|c| c.1).chain(placed.map(|c| c.1));
-            let unknown = unknown.map(|reply| (reply, Err(ChangeMembershipError::Unknown)));
-            self.out.membership_replies.extend(unknown);
+            let unknown =
+                unknown.map(|reply| Answer::Membership(reply, Err(ChangeMembershipError::Unknown)));
+            self.out.answers.extend(unknown);
+            let fenced = || error.clone();
+            let joiners = replica.joiners.drain(..);
+            let joiners = joiners.map(|(_, r)| Answer::Join(r, Err(JoinError::Fenced(fenced()))));
+            let leavers = replica.leavers.drain(..);
+            let leavers = leavers.map(|r| Answer::Leave(r, Err(LeaveError::Fenced(fenced()))));
+            self.out.answers.extend(joiners.chain(leavers));
         }
-        for BatchInFlight { replies, .. } in self.in_flight.drain(..) {
-            let fenced = || Err(BootstrapError::Fenced(error.clone()));
-            self.out
-                .bootstraps
-                .extend(replies.into_iter().map(|reply| (reply, fenced())));
-        }
-        let created = self.created.drain(..).map(|(_, reply)| reply);
-        for reply in created.chain(self.repeated.drain(..)) {
-            self.out
-                .bootstraps
-                .push((reply, Err(BootstrapError::Fenced(error.clone()))));
+        self.fence_removals(&error);
+        let in_flight = self.in_flight.drain(..).flat_map(|batch| batch.replies);
+        let created = self.created.drain(..).filter_map(|(_, reply)| reply);
+        for reply in in_flight.chain(created).chain(self.repeated.drain(..)) {
+            let fenced = Err(BootstrapError::Fenced(error.clone()));
+            self.out.answers.push(Answer::Bootstrap(reply, fenced));
         }
         for (&group, replica) in &self.groups {
             let term = replica.raft.term();
@@ -383,8 +416,9 @@ impl<P, R> Shard<P, R> {
     fn collect(&mut self) {
         let mut batch = BatchInFlight::default();
         let mut writes = Vec::new();
+        self.take_removals(&mut batch, &mut writes);
         for (write, reply) in self.created.drain(..) {
-            batch.replies.push(reply);
+            batch.replies.extend(reply);
             writes.push(write);
         }
         let changed = std::mem::take(&mut self.memberships);
@@ -453,9 +487,8 @@ impl<P, R> Shard<P, R> {
             self.settled_installs = batch.installs;
             self.out.send.append(&mut batch.messages);
             let replies = batch.replies.into_iter();
-            self.out
-                .bootstraps
-                .extend(replies.map(|reply| (reply, Ok(()))));
+            let started = replies.map(|reply| Answer::Bootstrap(reply, Ok(())));
+            self.out.answers.extend(started);
         }
     }
 
@@ -475,6 +508,12 @@ impl<P, R> Shard<P, R> {
                 leader,
             });
         }
+        self.out.learned.extend(effects.learned);
+        if let Some(membership) = effects.left {
+            self.leaving.insert(group, membership);
+            self.out.wants_turn = true;
+        }
+        self.answer_joiners(group, effects.join_refused);
         self.maybe_save(group); // a peer may need one
     }
 
@@ -495,6 +534,7 @@ impl<P, R> Shard<P, R> {
                 last: replica.raft.log().last(),
                 snapshot: replica.snapshots.index(),
                 membership: replica.raft.membership().clone(),
+                is_joining: replica.raft.is_joining(),
             })
             .collect()
     }

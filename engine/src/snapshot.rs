@@ -206,6 +206,8 @@ pub enum SnapshotTask {
     Verify(GroupId, Index),
     /// One came of a group that is not here: away with it.
     Forget(GroupId),
+    /// Delete the state of a group and its snapshots.
+    Remove(GroupId),
 }
 
 /// What became of a [`SnapshotTask`]. `removed` are the older snapshots whose files are gone.
@@ -235,6 +237,8 @@ pub enum SnapshotDone {
     Unusable(Index),
     /// Nothing is left of a group that is not here.
     Forgotten,
+    /// Nothing is left of the group.
+    Removed,
 }
 
 impl SnapshotTask {
@@ -244,7 +248,8 @@ impl SnapshotTask {
             Self::Save(group, ..)
             | Self::Restore(group, _)
             | Self::Verify(group, _)
-            | Self::Forget(group) => *group,
+            | Self::Forget(group)
+            | Self::Remove(group) => *group,
         }
     }
 
@@ -280,6 +285,11 @@ impl SnapshotTask {
             Self::Forget(group) => {
                 forget(store, group);
                 Ok(SnapshotDone::Forgotten)
+            }
+            Self::Remove(group) => {
+                machine.remove(group)?;
+                forget(store, group);
+                Ok(SnapshotDone::Removed)
             }
             Self::Verify(group, index) => Ok(match store.verify(group, index) {
                 Ok(()) => SnapshotDone::Verified,

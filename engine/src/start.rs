@@ -1,13 +1,13 @@
 //! What a group starts from, besides its log: its state machine and its snapshots.
 
+use crate::description::Description;
 use crate::error::StartError;
 use crate::raft::effects::Snapshot;
-use crate::raft::membership::Membership;
 use crate::shard::Loaded;
-use crate::snapshot::{SnapshotStore, restore};
+use crate::snapshot::{SnapshotStore, forget, restore};
 use crate::state_machine::StateMachine;
 use crate::traits::StoredGroup;
-use crate::types::{Index, NodeId, Term};
+use crate::types::{GroupId, Index, NodeId, Term};
 
 /// Gathers what is known of a group besides its log. A state machine that ends before the log begins,
 /// because a crash came between the log's restart and the taking over of a snapshot, or before its
@@ -19,24 +19,21 @@ use crate::types::{Index, NodeId, Term};
 /// Log and state do not belong together, or the state machine failed.
 pub fn load<M: StateMachine>(
     stored: &StoredGroup,
-    membership: Membership,
+    description: Description,
     node: NodeId,
     machine: &M,
     store: &dyn SnapshotStore,
 ) -> Result<Loaded, StartError> {
     let group = stored.group;
     let begin = stored.compacted.0;
-    let failed = |error: M::Error| StartError::StateMachine {
-        group,
-        reason: error.to_string(),
-    };
+    let failed = |error: M::Error| failed(group, &error);
     let mut applied = machine.applied(group).map_err(failed)?;
-    let configuration = membership.configuration();
+    let configuration = description.membership.configuration();
     // Who was removed has no role to tell what it was; but a state is the work of one that keeps some.
     let was_witness = !configuration.contains(node) && applied == Index::ZERO;
     if configuration.witnesses.contains(&node) || was_witness {
         return Ok(Loaded {
-            membership,
+            description,
             is_witness: true,
             applied: begin,
             newest: None,
@@ -64,12 +61,36 @@ pub fn load<M: StateMachine>(
         }
     }
     Ok(Loaded {
-        membership,
+        description,
         is_witness: false,
         applied,
         newest: usable.pop(),
         recovered,
     })
+}
+
+/// Deletes what a crash has left of a group that this node has left.
+///
+/// # Errors
+/// The state machine failed.
+pub fn forget_left<M: StateMachine>(
+    group: GroupId,
+    machine: &M,
+    store: &dyn SnapshotStore,
+) -> Result<(), StartError> {
+    let failed = |error: M::Error| failed(group, &error);
+    if machine.applied(group).map_err(failed)? > Index::ZERO {
+        machine.remove(group).map_err(failed)?;
+    }
+    forget(store, group);
+    Ok(())
+}
+
+fn failed(group: GroupId, error: &dyn std::error::Error) -> StartError {
+    StartError::StateMachine {
+        group,
+        reason: error.to_string(),
+    }
 }
 
 /// The snapshots that the log goes on from, by rising index.

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use multiraft_engine::block::{Block, EntryKind};
+use multiraft_engine::description::Description;
 use multiraft_engine::raft::effects::Input;
 use multiraft_engine::raft::incarnation::Identity;
 use multiraft_engine::raft::membership::{Member, MemberRole, Membership};
@@ -168,7 +169,7 @@ impl Cluster {
         let raft = Group::restore(
             Identity::new(node),
             &stored,
-            self.membership.clone(),
+            Description::member(self.membership.clone()),
             applied_to,
             limits,
             first,

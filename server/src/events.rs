@@ -187,6 +187,9 @@ impl EventSink for EventHub {
                     *known = Some((term, leader, event.clone()));
                     self.publish(event);
                 }
+                GroupEvent::Left { group } => {
+                    present.groups.remove(&group);
+                }
                 GroupEvent::Snapshot {
                     group,
                     index,

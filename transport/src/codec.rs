@@ -9,7 +9,9 @@ use multiraft_engine::planted;
 use multiraft_engine::raft::conf_change::ConfChange;
 use multiraft_engine::raft::effects::Snapshot;
 use multiraft_engine::raft::membership::Membership;
-use multiraft_engine::raft::message::{AppendResponse, Message, VoteRequest};
+use multiraft_engine::raft::message::{
+    AppendResponse, JoinRefusal, JoinRequest, Message, VoteRequest,
+};
 use multiraft_engine::types::{GroupId, Index, NodeId, Term};
 
 use crate::error::Error;
@@ -32,6 +34,10 @@ const INSTALL_SNAPSHOT: u8 = 15;
 const TRANSFER_LEADERSHIP: u8 = 16;
 const PROPOSE_CONF_CHANGE: u8 = 17;
 const APPEND_STATE_MISSING: u8 = 18;
+const AM_I_MEMBER: u8 = 19;
+const REMOVED: u8 = 20;
+const JOIN: u8 = 21;
+const JOIN_REFUSED: u8 = 22;
 
 /// A message without its ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +150,20 @@ pub fn encode(item: &Item, meta: &mut BytesMut, blocks: &mut Vec<Bytes>) {
             meta.put_u8(u8::from(index.is_some()));
             put_numbers(meta, &[*request, index.unwrap_or_default().0]);
         }
+        Message::AmIMember => meta.put_u8(AM_I_MEMBER),
+        Message::Removed {
+            membership,
+            applied,
+        } => {
+            meta.put_u8(REMOVED);
+            put_numbers(meta, &[applied.0]);
+            put_bytes(meta, &membership.encode());
+        }
+        Message::Join(request) => {
+            meta.put_u8(JOIN);
+            put_join(meta, request);
+        }
+        Message::JoinRefused(reason) => put_refusal(meta, *reason),
     }
 }
 
@@ -191,8 +211,7 @@ pub fn decode(meta: &mut Bytes, blocks: &mut Bytes) -> Result<Item, Error> {
         },
         INSTALL_SNAPSHOT => {
             let (index, term) = (Index(u64(meta)?), Term(u64(meta)?));
-            let membership = Membership::decode(&take_bytes(meta)?);
-            let membership = membership.map_err(|_| Error::Malformed("membership"))?;
+            let membership = membership(meta)?;
             let snapshot = Snapshot {
                 index,
                 term,
@@ -240,6 +259,17 @@ pub fn decode(meta: &mut Bytes, blocks: &mut Bytes) -> Result<Item, Error> {
                 index: confirmed.then_some(index),
             }
         }
+        AM_I_MEMBER => Message::AmIMember,
+        REMOVED => {
+            let applied = Index(u64(meta)?);
+            let membership = membership(meta)?;
+            Message::Removed {
+                membership,
+                applied,
+            }
+        }
+        JOIN => Message::Join(join(meta)?),
+        JOIN_REFUSED => Message::JoinRefused(refusal(meta)?),
         _ => return Err(Error::Malformed("unknown kind of message")),
     };
     Ok(Item {
@@ -269,7 +299,11 @@ pub fn weight(message: &Message) -> usize {
         | Message::ProposeConfChange { .. }
         | Message::ProposeResponse { .. }
         | Message::ReadIndex { .. }
-        | Message::ReadIndexResponse { .. } => 0usize,
+        | Message::ReadIndexResponse { .. }
+        | Message::AmIMember
+        | Message::Removed { .. }
+        | Message::Join(_)
+        | Message::JoinRefused(_) => 0usize,
     }
 }
 
@@ -281,6 +315,51 @@ fn put_vote(meta: &mut BytesMut, kind: u8, request: VoteRequest) {
         request.configuration.0,
     ];
     put_numbers(meta, &numbers);
+}
+
+/// The incarnation, then the one who joins as a membership of its own.
+fn put_join(meta: &mut BytesMut, request: &JoinRequest) {
+    put_numbers(meta, &[request.incarnation]);
+    let alone = [(request.node, request.member.clone())];
+    put_bytes(meta, &Membership::new(alone.into()).encode());
+}
+
+fn join(meta: &mut Bytes) -> Result<JoinRequest, Error> {
+    let incarnation = u64(meta)?;
+    let mut alone = membership(meta)?.members.into_iter();
+    match (alone.next(), alone.next()) {
+        (Some((node, member)), None) => Ok(JoinRequest {
+            node,
+            incarnation,
+            member,
+        }),
+        _ => Err(Error::Malformed("not one member who joins")),
+    }
+}
+
+fn put_refusal(meta: &mut BytesMut, reason: JoinRefusal) {
+    meta.put_u8(JOIN_REFUSED);
+    meta.put_u8(match reason {
+        JoinRefusal::TooManyMembers => 1,
+        JoinRefusal::OtherRole => 2,
+        JoinRefusal::AddressTaken => 3,
+        JoinRefusal::LastVoter => 4,
+    });
+}
+
+fn refusal(meta: &mut Bytes) -> Result<JoinRefusal, Error> {
+    match u8(meta)? {
+        1 => Ok(JoinRefusal::TooManyMembers),
+        2 => Ok(JoinRefusal::OtherRole),
+        3 => Ok(JoinRefusal::AddressTaken),
+        4 => Ok(JoinRefusal::LastVoter),
+        _ => Err(Error::Malformed("an unknown reason")),
+    }
+}
+
+fn membership(meta: &mut Bytes) -> Result<Membership, Error> {
+    let membership = Membership::decode(&take_bytes(meta)?);
+    membership.map_err(|_| Error::Malformed("membership"))
 }
 
 fn put_flag(meta: &mut BytesMut, kind: u8, flag: bool) {

@@ -50,7 +50,8 @@ impl Group {
 
     /// Whether this replica could be a leader by its role and data.
     pub(super) fn may_lead(&self) -> bool {
-        self.configuration.may_lead(self.node) && !self.log.has_pending_snapshot()
+        let has_state = !self.is_joining && !self.log.has_pending_snapshot();
+        self.configuration.may_lead(self.node) && has_state
     }
 
     /// The leader hands over: campaign at once, whatever the others heard (thesis §3.10). There is

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::conf_change::ConfChange;
+use super::joining::Wish;
 use super::membership::Membership;
-use super::message::Envelope;
+use super::message::{Envelope, JoinRefusal};
 use crate::block::Block;
-use crate::traits::{GroupWrite, LogError};
+use crate::traits::{GroupWrite, LogError, PeerAddress};
 use crate::types::{Index, NodeId, Term};
 
 /// What a snapshot stands for: the state after its last entry (Raft §7).
@@ -99,6 +100,8 @@ pub enum Input {
     Compact(Index),
     /// Campaign now, if this replica may.
     Campaign,
+    /// Join or leave, again and again until it is so; `None`: neither any more.
+    Wish(Option<Wish>),
     /// Hand leadership over to this voter (thesis §3.10).
     TransferLeadership(NodeId),
     /// Forget who leads, so that this replica votes at once.
@@ -186,6 +189,13 @@ pub struct Effects {
     pub reads: Vec<ReadOutcome>,
     /// The term or the leader known here changed.
     pub leader: Option<(Term, Option<NodeId>)>,
+    /// Where nodes are reached that may be no members, or not known as such yet.
+    pub learned: Vec<(NodeId, PeerAddress)>,
+    /// This node cannot join.
+    pub join_refused: Option<JoinRefusal>,
+    /// The group goes on without this replica: delete it, and keep of it only its term and vote, and
+    /// this membership, by which it is gone.
+    pub left: Option<Membership>,
 }
 
 impl Effects {
@@ -199,5 +209,8 @@ impl Effects {
             && self.proposals.is_empty()
             && self.reads.is_empty()
             && self.leader.is_none()
+            && self.learned.is_empty()
+            && self.join_refused.is_none()
+            && self.left.is_none()
     }
 }

@@ -20,6 +20,10 @@ impl Group {
         if !self.follow(from) || !self.is_well_formed(prev_index, prev_term, blocks) {
             return;
         }
+        if self.is_joining {
+            self.ask_for_state(from);
+            return;
+        }
         if prev_index < self.log.commit() {
             let last = self.log.commit(); // stale: committed entries agree (Raft §5.4)
             self.accept_up_to(from, last);
@@ -114,10 +118,15 @@ impl Group {
         // is asked in every round.
         self.send(from, Message::HeartbeatResponse { read_round });
         if self.log.is_state_missing() {
-            let from_index = self.log.first().prev();
-            let response = AppendResponse::StateMissing { from: from_index };
-            self.send(from, Message::AppendEntriesResponse(response));
+            self.ask_for_state(from);
         }
+    }
+
+    /// Without state nothing can be applied.
+    fn ask_for_state(&mut self, leader: NodeId) {
+        let from = self.log.first().prev();
+        let response = AppendResponse::StateMissing { from };
+        self.send(leader, Message::AppendEntriesResponse(response));
     }
 
     /// Word from the leader of our term. False from anybody else.
@@ -131,6 +140,7 @@ impl Group {
         }
         self.leader_lost = false;
         self.election_elapsed = 0;
+        self.silence = 0;
         true
     }
 
@@ -176,6 +186,7 @@ impl Group {
             tracing::warn!(group = %self.id, %index, "a snapshot of a membership without us: ignored");
             return;
         }
+        self.is_joining = false;
         self.log.restart_after(index, term);
         for write in &mut self.pending {
             write.last = Index::ZERO; // its entries are gone

@@ -54,7 +54,11 @@ impl Group {
             Message::AppendEntries { .. }
             | Message::Heartbeat { .. }
             | Message::InstallSnapshot { .. }
-            | Message::TimeoutNow => true,
+            | Message::TimeoutNow
+            | Message::AmIMember
+            | Message::Removed { .. }
+            | Message::Join(_)
+            | Message::JoinRefused(_) => true,
             Message::PreVote(request) | Message::RequestVote(request) => {
                 request.configuration > self.membership.index
             }
@@ -83,9 +87,11 @@ impl Group {
     }
 
     /// Whether this replica has a vote to give to this candidate: not by a configuration in which
-    /// another life of its data is the member, unless the candidate knows a newer one.
+    /// another life of its data is the member, or which it has left (see [`super::joining`]), unless
+    /// the candidate knows a newer one.
     pub(super) fn has_vote_for(&self, request: VoteRequest) -> bool {
-        !self.is_amnesiac() || request.configuration > self.membership.index
+        let has_vote = !self.is_amnesiac() && !self.is_joining;
+        has_vote || request.configuration > self.membership.index
     }
 
     /// Whether the group knows that this life of our data is the member, as far as is applied here.

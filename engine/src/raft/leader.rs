@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::conf_change::ConfChange;
 use super::effects::{Refusal, Source};
+use super::joining::Round;
 use super::membership::Configuration;
 use super::message::Message;
 use super::progress::{Progress, Wanted};
@@ -27,6 +28,8 @@ pub struct Leader {
     pub(super) ticks: u64,
     /// The incarnations of peers that the configuration lacks yet.
     pub(super) met: BTreeMap<NodeId, u64>,
+    /// Learners that want a vote.
+    pub(super) rounds: BTreeMap<NodeId, Round>,
     /// At least the index of every configuration change in the log that is not applied.
     pub(super) pending_conf_change: Index,
     /// Whom leadership is being handed to.
@@ -95,6 +98,7 @@ impl Group {
             reads: ReadRounds::default(),
             ticks: 0,
             met: BTreeMap::new(),
+            rounds: BTreeMap::new(),
             // There may be a change anywhere in the log: wait until all of it is applied.
             pending_conf_change: last,
             transferee: None,
@@ -135,9 +139,12 @@ impl Group {
     }
 
     /// A leader must know of the changes in its log, also of those that were there when its process
-    /// started: before, it takes no proposal, and with witnesses it commits nothing.
+    /// started: before, it takes no proposal, and with witnesses it commits nothing. So must a replica
+    /// that is told to go.
     pub(super) fn learn_kinds(&mut self, source: &mut dyn Source) {
-        if !matches!(self.role, Role::Leader(_)) || !self.log.has_unknown_kinds() {
+        let is_leader = matches!(self.role, Role::Leader(_));
+        let is_needed = is_leader || self.farewell.needs_kinds();
+        if !is_needed || !self.log.has_unknown_kinds() {
             return;
         }
         if let Err(error) = self.log.learn_kinds(source) {
@@ -149,6 +156,7 @@ impl Group {
     }
 
     pub(super) fn on_leader_tick(&mut self) {
+        self.silence = 0;
         self.election_elapsed += 1;
         if self.election_elapsed >= self.limits.election_ticks {
             self.election_elapsed = 0;
@@ -295,6 +303,7 @@ impl Group {
         let all = self.configuration.all();
         leader.peers.retain(|id, _| all.contains(id));
         leader.met.retain(|id, _| all.contains(id));
+        leader.rounds.retain(|id, _| all.contains(id));
         for &id in all.iter().filter(|&&id| id != self.node) {
             let joined = || Progress::joined(last);
             leader.peers.entry(id).or_insert_with(joined);

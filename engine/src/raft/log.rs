@@ -348,6 +348,19 @@ impl RaftLog {
             .find(|change| change.0 > self.commit)
     }
 
+    /// The last configuration change behind what is applied, as far as they are known; zero if there
+    /// is none.
+    pub fn last_conf_change(&self) -> Index {
+        self.conf_changes
+            .back()
+            .map_or(Index::ZERO, |change| change.0)
+    }
+
+    /// There is no state yet: a snapshot has to come first.
+    pub fn await_state(&mut self) {
+        self.state_missing = true;
+    }
+
     /// Whether a snapshot is on its way to the disk or into the state machine.
     pub fn has_pending_snapshot(&self) -> bool {
         self.snapshot.is_some() || self.state_missing

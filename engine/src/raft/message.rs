@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::conf_change::ConfChange;
 use super::effects::Snapshot;
+use super::membership::{Member, Membership};
 use crate::block::Block;
 use crate::types::{GroupId, Index, NodeId, Term};
 
@@ -124,6 +125,47 @@ pub enum Message {
         /// Reads may be served once this is applied; `None`: not the leader.
         index: Option<Index>,
     },
+    /// Who hears from no leader asks whether it was removed. See [`super::removal`].
+    AmIMember,
+    /// Answer to [`Message::AmIMember`]: no. Durable before it is sent.
+    Removed {
+        /// Of the group, without the receiver.
+        membership: Membership,
+        /// Up to where the sender has applied the log: the membership is that of this entry.
+        applied: Index,
+    },
+    /// Somebody wants to be a member, or to have another role. A member passes it on to the leader.
+    Join(JoinRequest),
+    /// Answer to [`Message::Join`]: never, as things are.
+    JoinRefused(JoinRefusal),
+}
+
+/// The body of [`Message::Join`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinRequest {
+    /// Who wants to join.
+    pub node: NodeId,
+    /// Which life of its data; 0 if nobody asks.
+    pub incarnation: u64,
+    /// In which role, reached where.
+    pub member: Member,
+}
+
+/// Why somebody cannot join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JoinRefusal {
+    /// Remove one first.
+    #[error("the group has as many members as it may have")]
+    TooManyMembers,
+    /// It is a member in another role, which cannot become the wanted one without leaving first.
+    #[error("it is a member in another role: leave first")]
+    OtherRole,
+    /// Another member is reached there.
+    #[error("another member has this address")]
+    AddressTaken,
+    /// Its former life is the last voter with data: recover the group instead.
+    #[error("the data that was lost here was that of the group's last voter")]
+    LastVoter,
 }
 
 impl Message {
@@ -145,7 +187,11 @@ impl Message {
             | Self::TransferLeadership { .. }
             | Self::Propose { .. }
             | Self::ProposeConfChange { .. }
-            | Self::ReadIndex { .. } => false,
+            | Self::ReadIndex { .. }
+            | Self::AmIMember
+            | Self::Removed { .. }
+            | Self::Join(_)
+            | Self::JoinRefused(_) => false,
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod conf_change;
 pub mod effects;
 pub mod follower;
 pub mod incarnation;
+pub mod joining;
 pub mod leader;
 pub mod limits;
 pub mod log;
@@ -25,6 +26,7 @@ pub mod progress;
 pub mod proposals;
 pub mod quorum;
 pub mod read_index;
+mod removal;
 pub mod replicate;
 mod terms;
 
@@ -38,12 +40,15 @@ pub use self::limits::{Limits, OnRemoval};
 use self::candidate::{Candidate, OwnVote};
 use self::effects::{Effects, Input, ProposalOutcome, Refusal, Source};
 use self::incarnation::Identity;
+use self::joining::Pursuit;
 use self::leader::Leader;
 use self::log::RaftLog;
 use self::membership::{Configuration, Membership};
 use self::message::{AppendResponse, Envelope, Message};
 use self::progress::{Progress, Wanted};
 use self::read_index::ReadMode;
+use self::removal::Farewell;
+use crate::description::{Description, Standing};
 use crate::planted;
 use crate::traits::{GroupWrite, StoredGroup};
 use crate::types::{GroupId, HardState, Index, NodeId, Term};
@@ -91,6 +96,11 @@ pub struct Group {
     membership: Membership,
     /// As the membership says.
     configuration: Configuration,
+    /// It waits for the group's state, and has no say until it has it.
+    is_joining: bool,
+    /// What this node wants of its membership.
+    pursuit: Option<Pursuit>,
+    farewell: Farewell,
     hard_state: HardState,
     /// As last written.
     written: HardState,
@@ -109,6 +119,8 @@ pub struct Group {
     pending: VecDeque<PendingWrite>,
     /// Ticks since the start, up to an election timeout.
     age: u32,
+    /// Ticks since a leader was heard.
+    silence: u32,
     effects: Effects,
 }
 
@@ -118,13 +130,21 @@ impl Group {
     pub fn restore(
         own: Identity,
         stored: &StoredGroup,
-        membership: Membership,
+        description: Description,
         applied: Index,
         limits: Limits,
         first_candidate: bool,
         seed: u64,
     ) -> Self {
-        let log = RaftLog::restore(stored, applied, limits.cache_bytes, limits.apply_rule);
+        let mut log = RaftLog::restore(stored, applied, limits.cache_bytes, limits.apply_rule);
+        let Description {
+            standing,
+            membership,
+        } = description;
+        let is_joining = standing == Standing::Joining;
+        if is_joining {
+            log.await_state();
+        }
         let mut group = Self {
             id: stored.group,
             node: own.node,
@@ -132,6 +152,9 @@ impl Group {
             limits,
             configuration: membership.configuration(),
             membership,
+            is_joining,
+            pursuit: None,
+            farewell: Farewell::default(),
             hard_state: HardState {
                 commit: log.commit(),
                 ..stored.hard_state
@@ -154,6 +177,7 @@ impl Group {
             } else {
                 0
             },
+            silence: 0,
             effects: Effects::default(),
         };
         group.reset_election_timer();
@@ -177,6 +201,7 @@ impl Group {
             Input::Applied(index) => self.on_applied(index),
             Input::Compact(index) => self.on_compact(index),
             Input::Campaign => self.campaign(),
+            Input::Wish(wish) => self.on_wish(wish),
             Input::TransferLeadership(to) => self.on_transfer(to),
             Input::ForgetLeader => self.on_forget_leader(),
             Input::Unreachable(node) => self.on_unreachable(node),
@@ -282,6 +307,18 @@ impl Group {
         &self.membership
     }
 
+    /// What the log is to say of this replica.
+    pub fn description(&self) -> Description {
+        Description {
+            standing: if self.is_joining {
+                Standing::Joining
+            } else {
+                Standing::Member
+            },
+            membership: self.membership.clone(),
+        }
+    }
+
     /// What a leader knows of its peers, by rising id; empty for everybody else.
     pub fn progress(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
         let peers = match &self.role {
@@ -301,6 +338,7 @@ impl Group {
             write.age += 1;
         }
         self.age = (self.age + 1).min(self.limits.election_ticks);
+        self.pursue();
         match self.role {
             Role::Leader(_) => self.on_leader_tick(),
             Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
@@ -309,6 +347,8 @@ impl Group {
                     self.election_elapsed = 0;
                     self.campaign();
                 }
+                self.silence = self.silence.saturating_add(1);
+                self.maybe_ask();
             }
         }
     }

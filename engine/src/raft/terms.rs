@@ -50,6 +50,13 @@ impl Group {
                 self.on_forwarded_conf_change(from, request, &change);
             }
             Message::TransferLeadership { to } => self.on_transfer(to),
+            Message::AmIMember => self.on_am_i_member(from),
+            Message::Removed {
+                membership,
+                applied,
+            } => self.on_removed(from, membership, applied),
+            Message::Join(request) => self.on_join(from, request),
+            Message::JoinRefused(reason) => self.on_join_refused(reason),
             Message::PreVote(_)
             | Message::PreVoteResponse { .. }
             | Message::RequestVote(_)
@@ -105,6 +112,10 @@ impl Group {
             | Message::ProposeResponse { .. }
             | Message::ProposeConfChange { .. }
             | Message::TransferLeadership { .. }
+            | Message::AmIMember
+            | Message::Removed { .. }
+            | Message::Join(_)
+            | Message::JoinRefused(_)
             | Message::ReadIndex { .. }
             | Message::ReadIndexResponse { .. } => {
                 unreachable!("forwarded requests belong to no term")
@@ -144,6 +155,10 @@ impl Group {
             | Message::ProposeResponse { .. }
             | Message::ProposeConfChange { .. }
             | Message::TransferLeadership { .. }
+            | Message::AmIMember
+            | Message::Removed { .. }
+            | Message::Join(_)
+            | Message::JoinRefused(_)
             | Message::ReadIndex { .. }
             | Message::ReadIndexResponse { .. } => {
                 self.become_follower(term, None);
@@ -183,6 +198,10 @@ impl Group {
             | Message::ProposeResponse { .. }
             | Message::ProposeConfChange { .. }
             | Message::TransferLeadership { .. }
+            | Message::AmIMember
+            | Message::Removed { .. }
+            | Message::Join(_)
+            | Message::JoinRefused(_)
             | Message::ReadIndex { .. }
             | Message::ReadIndexResponse { .. } => {}
         }

@@ -1,6 +1,7 @@
 //! Starting new groups.
 
-use super::{BootstrapReply, Loaded, Shard};
+use super::{Answer, BootstrapReply, Loaded, Shard};
+use crate::description::Description;
 use crate::error::BootstrapError;
 use crate::raft::membership::Membership;
 use crate::traits::{GroupWrite, StoredGroup};
@@ -14,7 +15,7 @@ impl<P, R> Shard<P, R> {
         reply: BootstrapReply,
     ) {
         if let Err(error) = self.check_bootstrap(group, &membership) {
-            self.out.bootstraps.push((reply, Err(error)));
+            self.out.answers.push(Answer::Bootstrap(reply, Err(error)));
             return;
         }
         if self.groups.contains_key(&group) {
@@ -22,7 +23,9 @@ impl<P, R> Shard<P, R> {
             self.repeated.push(reply);
             return;
         }
-        let meta = membership.encode();
+        let configuration = membership.configuration();
+        let description = Description::member(membership);
+        let meta = description.encode();
         let stored = StoredGroup {
             group,
             meta: meta.clone(),
@@ -30,10 +33,9 @@ impl<P, R> Shard<P, R> {
             compacted: (Index::ZERO, Term::ZERO),
             terms: Vec::new(),
         };
-        let configuration = membership.configuration();
         let loaded = Loaded {
             is_witness: configuration.witnesses.contains(&self.config.node),
-            membership,
+            description,
             applied: Index::ZERO,
             newest: None,
             recovered: None,
@@ -43,7 +45,7 @@ impl<P, R> Shard<P, R> {
             meta: Some(meta),
             ..GroupWrite::new(group)
         };
-        self.created.push((write, reply));
+        self.created.push((write, Some(reply)));
     }
 
     fn check_bootstrap(
@@ -57,6 +59,12 @@ impl<P, R> Shard<P, R> {
         membership.check()?;
         if !membership.members.contains_key(&self.config.node) {
             return Err(BootstrapError::NotAMember);
+        }
+        if self.removing.contains_key(&group) || self.leaving.contains_key(&group) {
+            return Err(BootstrapError::Leaving(group));
+        }
+        if self.left.contains_key(&group) {
+            return Err(BootstrapError::HasLeft(group));
         }
         match self.groups.get(&group) {
             Some(replica) if replica.raft.membership().members != membership.members => {

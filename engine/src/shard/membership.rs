@@ -8,7 +8,7 @@
 //! Were they applied earlier, a crash could leave a machine that has applied the change beside a
 //! description without it, and the change would be lost: nobody applies it again.
 
-use super::{ApplyTask, MembershipReply, Shard};
+use super::{Answer, ApplyTask, MembershipReply, Shard};
 use crate::block::{Block, EntryKind};
 use crate::error::ChangeMembershipError;
 use crate::events::GroupEvent;
@@ -31,7 +31,7 @@ impl<P, R> Shard<P, R> {
         };
         let replica = self.groups.get_mut(&group);
         let Some(replica) = replica.filter(|_| self.fenced.is_none()) else {
-            self.out.membership_replies.push((reply, Err(error)));
+            self.out.answers.push(Answer::Membership(reply, Err(error)));
             return;
         };
         let request = self.next_request;
@@ -102,8 +102,8 @@ impl<P, R> Shard<P, R> {
                     changed: changed_nodes(&old, membership),
                 });
                 if let Some((_, reply)) = replica.placed_changes.remove(&index) {
-                    let answer = (reply, Ok(membership.clone()));
-                    self.out.membership_replies.push(answer);
+                    let answer = Answer::Membership(reply, Ok(membership.clone()));
+                    self.out.answers.push(answer);
                 }
             }
             end = index;
@@ -113,7 +113,8 @@ impl<P, R> Shard<P, R> {
             self.release_applies(group);
         } else {
             replica.meta_writes += 1;
-            self.memberships.insert(group, after.encode());
+            let meta = replica.raft.description().encode();
+            self.memberships.insert(group, meta);
         }
         self.dirty.insert(group);
         self.refuse_changes(group, end);
@@ -127,8 +128,9 @@ impl<P, R> Shard<P, R> {
         let later = replica.placed_changes.split_off(&end.next());
         let refused = std::mem::replace(&mut replica.placed_changes, later);
         let refused = refused.into_values().map(|(_, reply): (Term, _)| reply);
-        let refused = refused.map(|reply| (reply, Err(ChangeMembershipError::Refused)));
-        self.out.membership_replies.extend(refused);
+        let refused =
+            refused.map(|reply| Answer::Membership(reply, Err(ChangeMembershipError::Refused)));
+        self.out.answers.extend(refused);
     }
 
     /// A membership of this group is durable.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{ApplyTask, Shard};
+use super::{Answer, ApplyTask, Shard};
 use crate::error::{ChangeMembershipError, ProposeError, ReadError};
 use crate::raft::effects::{Input, ProposalOutcome};
 use crate::types::{GroupId, Index};
@@ -25,9 +25,8 @@ impl<P, R> Shard<P, R> {
             }
             while let Some(entry) = replica.changes.first_entry().filter(|e| e.get().0 <= limit) {
                 let unknown = Err(ChangeMembershipError::Unknown);
-                self.out
-                    .membership_replies
-                    .push((entry.remove().1, unknown));
+                let answer = Answer::Membership(entry.remove().1, unknown);
+                self.out.answers.push(answer);
             }
             while let Some(entry) = replica.reads.first_entry().filter(|e| e.get().0 <= limit) {
                 let lost = entry
@@ -118,8 +117,9 @@ impl<P, R> Shard<P, R> {
             } => {
                 if let Some((_, reply)) = replica.changes.remove(&request) {
                     let replaced = replica.placed_changes.insert(index, (term, reply));
-                    let unknown = replaced.map(|(_, r)| (r, Err(ChangeMembershipError::Unknown)));
-                    self.out.membership_replies.extend(unknown);
+                    let unknown = Err(ChangeMembershipError::Unknown);
+                    let unknown = replaced.map(|(_, r)| Answer::Membership(r, unknown));
+                    self.out.answers.extend(unknown);
                 } else if let Some((_, waiter)) = replica.proposals.remove(&request) {
                     self.out
                         .apply
@@ -129,7 +129,7 @@ impl<P, R> Shard<P, R> {
             ProposalOutcome::Refused { request, reason } => {
                 if let Some((_, reply)) = replica.changes.remove(&request) {
                     let refused = Err(ChangeMembershipError::NotAccepted(reason));
-                    self.out.membership_replies.push((reply, refused));
+                    self.out.answers.push(Answer::Membership(reply, refused));
                 } else if let Some((_, waiter)) = replica.proposals.remove(&request) {
                     self.out
                         .refused

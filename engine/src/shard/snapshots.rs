@@ -10,7 +10,7 @@
 //! the core, which knows it, and the state machine, which has not come to it.
 
 use super::membership::changed_nodes;
-use super::{ApplyTask, BatchInFlight, Replica, Shard};
+use super::{Answer, ApplyTask, BatchInFlight, Replica, Shard};
 use crate::error::ChangeMembershipError;
 use crate::events::{GroupEvent, SnapshotEvent};
 use crate::planted;
@@ -50,6 +50,11 @@ impl Snapshots {
             newest,
             ..Self::default()
         }
+    }
+
+    /// Work on snapshots that is under way.
+    pub fn works(&self) -> u32 {
+        u32::from(self.is_making) + u32::from(self.is_restoring)
     }
 
     /// The last entry that the newest one covers.
@@ -194,6 +199,9 @@ impl<P, R> Shard<P, R> {
     }
 
     pub(super) fn on_snapshot_done(&mut self, group: GroupId, done: SnapshotDone) {
+        if self.on_removing_done(group, &done) {
+            return;
+        }
         let ticks = self.ticks;
         let Some(replica) = self.groups.get_mut(&group) else {
             return;
@@ -227,7 +235,7 @@ impl<P, R> Shard<P, R> {
                 self.step(group, Input::SnapshotLost(index));
                 self.restore_next(group);
             }
-            SnapshotDone::Verified | SnapshotDone::Forgotten => {}
+            SnapshotDone::Verified | SnapshotDone::Forgotten | SnapshotDone::Removed => {}
             SnapshotDone::Unusable(index) => {
                 let newest = &mut replica.snapshots.newest;
                 newest.take_if(|newest| newest.index == index);
@@ -274,6 +282,10 @@ impl<P, R> Shard<P, R> {
     /// empty everybody else.
     pub(super) fn on_message(&mut self, envelope: Envelope) {
         let group = envelope.group;
+        if !self.groups.contains_key(&group) {
+            self.answer_for_left(&envelope);
+            return;
+        }
         let is_witness = self.groups.get(&group).is_some_and(|r| r.is_witness);
         if matches!(envelope.message, Message::InstallSnapshot { .. }) && !is_witness {
             tracing::warn!(%group, from = %envelope.from, "a snapshot without its file: ignored");
@@ -338,9 +350,10 @@ impl<P, R> Shard<P, R> {
         replica.due.clear();
         let later = replica.placed_changes.split_off(&snapshot.index.next());
         let covered = std::mem::replace(&mut replica.placed_changes, later).into_values();
-        let unknown = covered.map(|(_, reply)| (reply, Err(ChangeMembershipError::Unknown)));
-        self.out.membership_replies.extend(unknown);
-        write.meta = Some(replica.raft.membership().encode());
+        let unknown = covered
+            .map(|(_, reply)| Answer::Membership(reply, Err(ChangeMembershipError::Unknown)));
+        self.out.answers.extend(unknown);
+        write.meta = Some(replica.raft.description().encode());
         replica.meta_writes += 1;
         batch.memberships.push(group);
         batch.installs.push((group, snapshot));

@@ -1,7 +1,9 @@
 //! What goes into a shard's turn and what comes out.
 
 use crate::block::Block;
-use crate::error::{BootstrapError, ChangeMembershipError, ProposeError, ReadError};
+use crate::error::{
+    BootstrapError, ChangeMembershipError, JoinError, LeaveError, ProposeError, ReadError,
+};
 use crate::events::GroupEvent;
 use crate::raft::RoleName;
 use crate::raft::conf_change::ConfChange;
@@ -9,13 +11,17 @@ use crate::raft::effects::Snapshot;
 use crate::raft::membership::{MemberRole, Membership};
 use crate::raft::message::Envelope;
 use crate::snapshot::{SnapshotDone, SnapshotSending, SnapshotTask, Travelling};
-use crate::traits::{LogError, WriteBatch};
+use crate::traits::{LogError, PeerAddress, WriteBatch};
 use crate::types::{GroupId, Index, NodeId, Term};
 
 /// Answers a bootstrap.
 pub type BootstrapReply = Box<dyn FnOnce(Result<(), BootstrapError>) + Send>;
 /// Answers a change of the membership.
 pub type MembershipReply = Box<dyn FnOnce(Result<Membership, ChangeMembershipError>) + Send>;
+/// Answers a request to join.
+pub type JoinReply = Box<dyn FnOnce(Result<(), JoinError>) + Send>;
+/// Answers a request to leave.
+pub type LeaveReply = Box<dyn FnOnce(Result<(), LeaveError>) + Send>;
 /// Answers a question for the state of groups.
 pub type StatusReply = Box<dyn FnOnce(Vec<GroupStatus>) + Send>;
 
@@ -39,6 +45,12 @@ pub enum ShardInput<P, R> {
     Bootstrap(GroupId, Membership, BootstrapReply),
     /// Somebody here wants another membership.
     ChangeMembership(GroupId, ConfChange, MembershipReply),
+    /// Make this node a member of a running group: in the role it has here, by asking the others here.
+    Join(GroupId, Membership, JoinReply),
+    /// Take this node out of a group, and delete what is here of it.
+    Leave(GroupId, LeaveReply),
+    /// Nobody waits any more for this node to join the group, or to leave it.
+    GiveUp(GroupId),
     /// Hand leadership of a group over to this voter.
     TransferLeadership(GroupId, NodeId),
     /// Entries of a group up to this index are not needed any more.
@@ -70,8 +82,34 @@ pub enum ApplyTask<P> {
     Save(GroupId, Snapshot),
     /// Take a snapshot over: its file is here, and the log has restarted behind it, durably.
     Restore(GroupId, Snapshot),
+    /// Delete the state and the snapshots of a group; the log has forgotten it.
+    Remove(GroupId),
     /// Nothing more will come: whoever waits gets no output here.
     GiveUp,
+}
+
+/// What became of a request that concerns a whole group, and whom to tell.
+pub enum Answer {
+    /// A group was started, or not.
+    Bootstrap(BootstrapReply, Result<(), BootstrapError>),
+    /// The membership was changed, or not.
+    Membership(MembershipReply, Result<Membership, ChangeMembershipError>),
+    /// This node has joined, or not.
+    Join(JoinReply, Result<(), JoinError>),
+    /// This node has left, or not.
+    Leave(LeaveReply, Result<(), LeaveError>),
+}
+
+impl Answer {
+    /// Tells it.
+    pub fn deliver(self) {
+        match self {
+            Self::Bootstrap(reply, result) => reply(result),
+            Self::Membership(reply, result) => reply(result),
+            Self::Join(reply, result) => reply(result),
+            Self::Leave(reply, result) => reply(result),
+        }
+    }
 }
 
 /// Everything one turn asks for, in the order in which it is to be done.
@@ -93,10 +131,10 @@ pub struct TurnEffects<P, R> {
     pub reads: Vec<(R, Result<Index, ReadError>)>,
     /// What happened, for watchers.
     pub events: Vec<GroupEvent>,
-    /// Groups started or refused.
-    pub bootstraps: Vec<(BootstrapReply, Result<(), BootstrapError>)>,
-    /// What became of changes of the membership.
-    pub membership_replies: Vec<(MembershipReply, Result<Membership, ChangeMembershipError>)>,
+    /// What became of requests that concern whole groups.
+    pub answers: Vec<Answer>,
+    /// Where nodes are reached.
+    pub learned: Vec<(NodeId, PeerAddress)>,
     /// There is work left that waits for no input: call the next turn at once.
     pub wants_turn: bool,
 }
@@ -112,8 +150,8 @@ impl<P, R> Default for TurnEffects<P, R> {
             refused: Vec::new(),
             reads: Vec::new(),
             events: Vec::new(),
-            bootstraps: Vec::new(),
-            membership_replies: Vec::new(),
+            answers: Vec::new(),
+            learned: Vec::new(),
             wants_turn: false,
         }
     }
@@ -144,4 +182,6 @@ pub struct GroupStatus {
     pub snapshot: Index,
     /// Everyone in it.
     pub membership: Membership,
+    /// It waits for the group's state after joining; the membership is what it was told.
+    pub is_joining: bool,
 }

@@ -7,10 +7,13 @@ use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use multiraft_engine::block::{Block, EntryKind};
 use multiraft_engine::config::Config;
+use multiraft_engine::description::{Description, Standing};
 use multiraft_engine::raft::conf_change::{Change, ConfChange, Transition};
 use multiraft_engine::raft::effects::Snapshot;
 use multiraft_engine::raft::membership::{Member, MemberRole, Membership};
-use multiraft_engine::raft::message::{AppendResponse, Envelope, Message, VoteRequest};
+use multiraft_engine::raft::message::{
+    AppendResponse, Envelope, JoinRefusal, JoinRequest, Message, VoteRequest,
+};
 use multiraft_engine::shard::{ApplyTask, Loaded, Shard, ShardInput, TurnEffects};
 use multiraft_engine::snapshot::SnapshotDone;
 use multiraft_engine::traits::{GroupWrite, Log, PeerAddress};
@@ -98,10 +101,15 @@ impl Bench {
             );
             (promises.written, promises.durable) = (found, found);
             promises.applied = group.compacted.0;
-            let membership = Membership::decode(&group.meta).unwrap();
+            let description = Description::decode(&group.meta).unwrap();
+            if description.standing == Standing::Left {
+                shard.restore_left(group, description.membership);
+                continue;
+            }
+            let configuration = description.membership.configuration();
             let loaded = Loaded {
-                is_witness: membership.configuration().witnesses.contains(&id(1)),
-                membership,
+                is_witness: configuration.witnesses.contains(&id(1)),
+                description,
                 applied: promises.applied,
                 newest: None,
                 recovered: None,
@@ -159,6 +167,11 @@ impl Bench {
                 return Ok(None);
             }
             16 => ShardInput::MakeSnapshot(GROUP),
+            17 => match input.int_in_range(0..=3)? {
+                0 => ShardInput::Leave(GROUP, Box::new(|_| ())),
+                1 => ShardInput::GiveUp(GROUP),
+                _ => ShardInput::Join(GROUP, membership(input.arbitrary()?), Box::new(|_| ())),
+            },
             _ => match envelope(input)? {
                 // With its file, as a rule; one without it must change nothing.
                 envelope
@@ -281,6 +294,7 @@ impl Bench {
                 };
                 Some(ShardInput::SnapshotDone(GROUP, done))
             }
+            ApplyTask::Remove(_) => Some(ShardInput::SnapshotDone(GROUP, SnapshotDone::Removed)),
             ApplyTask::Await(..) | ApplyTask::GiveUp => None,
         }
     }
@@ -291,6 +305,15 @@ impl Bench {
 
     fn check_write(&mut self, write: &GroupWrite) {
         let promises = &mut self.promises;
+        if write.remove {
+            let before = promises.written;
+            assert!(
+                write.hard_state.is_some() || before.term == Term::ZERO,
+                "who has voted leaves and forgets it"
+            );
+            promises.written.commit = Index::ZERO;
+            (promises.last, promises.applied) = (Index::ZERO, Index::ZERO);
+        }
         if let Some(hard_state) = write.hard_state {
             let before = promises.written;
             assert!(hard_state.term >= before.term, "the term goes back");
@@ -446,7 +469,7 @@ fn envelope(input: &mut Unstructured<'_>) -> Result<Envelope> {
 }
 
 fn message(input: &mut Unstructured<'_>) -> Result<Message> {
-    Ok(match input.int_in_range(0..=20)? {
+    Ok(match input.int_in_range(0..=24)? {
         0 => Message::PreVote(vote(input)?),
         1 => Message::PreVoteResponse {
             granted: input.arbitrary()?,
@@ -510,6 +533,27 @@ fn message(input: &mut Unstructured<'_>) -> Result<Message> {
         18 => Message::ReadIndex {
             request: number(input)?,
         },
+        21 => Message::AmIMember,
+        22 => Message::Removed {
+            membership: Membership {
+                index: Index(number(input)?),
+                ..membership(input.arbitrary()?)
+            },
+            applied: Index(number(input)?),
+        },
+        23 => Message::Join(JoinRequest {
+            node: node(input)?,
+            incarnation: number(input)?,
+            member: Member {
+                role: [MemberRole::Voter, MemberRole::Learner, MemberRole::Witness]
+                    [input.int_in_range(0..=2)?],
+                address: PeerAddress {
+                    host: String::new(),
+                    port: input.arbitrary()?,
+                },
+            },
+        }),
+        24 => Message::JoinRefused(JoinRefusal::OtherRole),
         _ => Message::ReadIndexResponse {
             request: number(input)?,
             index: index_or_none(input)?,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use multiraft_engine::block::{Block, Entry, EntryKind};
+use multiraft_engine::description::Description;
 use multiraft_engine::raft::conf_change::ConfChange;
 use multiraft_engine::raft::effects::{Effects, Input, ProposalOutcome, Snapshot, Source};
 use multiraft_engine::raft::incarnation::Identity;
@@ -191,7 +192,7 @@ impl Node {
         Group::restore(
             own,
             &disk.stored(),
-            membership,
+            Description::member(membership),
             applied,
             setup.limits,
             first_candidate,

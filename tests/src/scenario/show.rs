@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use multiraft_engine::block::{Block, Entry, EntryKind};
 use multiraft_engine::raft::conf_change::{Change, ConfChange, Transition};
-use multiraft_engine::raft::membership::{Configuration, Membership};
+use multiraft_engine::raft::membership::{Configuration, MemberRole, Membership};
 use multiraft_engine::raft::message::{AppendResponse, Envelope, Message};
 use multiraft_engine::raft::progress::ProgressState;
 use multiraft_engine::types::NodeId;
@@ -156,6 +156,10 @@ pub fn name(message: &Message) -> &'static str {
         Message::ProposeResponse { .. } => "ProposeResponse",
         Message::ReadIndex { .. } => "ReadIndex",
         Message::ReadIndexResponse { .. } => "ReadIndexResponse",
+        Message::AmIMember => "AmIMember",
+        Message::Removed { .. } => "Removed",
+        Message::Join(_) => "Join",
+        Message::JoinRefused(_) => "JoinRefused",
     }
 }
 
@@ -198,9 +202,26 @@ fn body(message: &Message) -> String {
         Message::ProposeResponse { index, .. } | Message::ReadIndexResponse { index, .. } => {
             index.map_or(" refused".to_owned(), |index| format!(" index={index}"))
         }
-        Message::HeartbeatResponse { .. } | Message::TimeoutNow | Message::ReadIndex { .. } => {
-            String::new()
+        Message::Removed {
+            membership,
+            applied,
+        } => format!(" configuration={} applied={applied}", membership.index),
+        Message::Join(request) => {
+            format!(" n{} as {}", request.node, role_text(request.member.role))
         }
+        Message::JoinRefused(reason) => format!(": {reason}"),
+        Message::HeartbeatResponse { .. }
+        | Message::TimeoutNow
+        | Message::AmIMember
+        | Message::ReadIndex { .. } => String::new(),
+    }
+}
+
+fn role_text(role: MemberRole) -> &'static str {
+    match role {
+        MemberRole::Voter => "voter",
+        MemberRole::Learner => "learner",
+        MemberRole::Witness => "witness",
     }
 }
 

@@ -56,9 +56,13 @@ pub enum Fault {
     /// A disk is replaced by an empty one, the groups are bootstrapped there again, and the node
     /// leaves and joins.
     Wipe,
+    /// A node leaves a group.
+    Leave,
+    /// A node joins a group, or asks for its vote.
+    Join,
 }
 
-const ALL: [Fault; 23] = [
+const ALL: [Fault; 25] = [
     Fault::Crash,
     Fault::CrashAll,
     Fault::FailSync,
@@ -82,6 +86,8 @@ const ALL: [Fault; 23] = [
     Fault::BreakTransfer,
     Fault::Rot,
     Fault::Wipe,
+    Fault::Leave,
+    Fault::Join,
 ];
 
 impl fmt::Display for Fault {

@@ -24,6 +24,8 @@ struct Shadow {
     hard_state: HardState,
     compacted: Index,
     entries: VecDeque<Seen>,
+    /// Nothing of the group is left, not even a vote.
+    is_gone: bool,
 }
 
 impl Shadow {
@@ -43,6 +45,21 @@ impl Shadow {
     }
 
     fn write(&mut self, write: &GroupWrite) {
+        if write.remove {
+            let (state, kept) = (self.hard_state, write.hard_state);
+            assert!(
+                kept.map_or(state.term == Term::ZERO, |kept| kept.term >= state.term),
+                "who has voted leaves and forgets it"
+            );
+            *self = Self {
+                hard_state: HardState {
+                    commit: Index::ZERO,
+                    ..state
+                },
+                ..Self::default()
+            };
+        }
+        self.is_gone = write.meta.is_none() && (write.remove || self.is_gone);
         if let Some((index, _)) = write.restart_after {
             self.entries.clear();
             self.compacted = index;
@@ -232,10 +249,9 @@ impl Invariants {
         let pending = std::mem::take(&mut disk.pending);
         for (&group, durable) in &mut disk.durable {
             let found = stored.iter().find(|s| s.group == group);
-            let found = found.unwrap_or_else(|| panic!("node {node} lost group {group}"));
             let mut state = durable.clone();
             let mut writes = pending.iter().flat_map(|batch| &batch.writes);
-            while !state.matches(found) {
+            while !found.map_or(state.is_gone, |found| state.matches(found)) {
                 let write = writes.by_ref().find(|write| write.group == group);
                 let write = write.unwrap_or_else(|| {
                     panic!(
@@ -250,6 +266,7 @@ impl Invariants {
             }
             *durable = state;
         }
+        disk.durable.retain(|_, durable| !durable.is_gone);
         for found in stored {
             // Its creation was on its way when the node crashed.
             let group = found.group;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use multiraft_engine::apply::Applier;
 use multiraft_engine::config::Config;
+use multiraft_engine::description::{Description, Standing};
 use multiraft_engine::raft::Limits;
-use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::raft::progress::Window;
 use multiraft_engine::raft::read_index::ReadMode;
 use multiraft_engine::shard::{ApplyTask, Shard, ShardInput};
 use multiraft_engine::snapshot::{SnapshotStore, SnapshotTask};
-use multiraft_engine::start::load;
+use multiraft_engine::start::{forget_left, load};
 use multiraft_engine::traits::{Log, LogError, LogObserver, StoredGroup};
 use multiraft_engine::types::{GroupId, Index, NodeId};
 use multiraft_logdb::sim::SimDisk;
@@ -213,11 +213,20 @@ impl Node {
         let mut shards: Vec<_> = (0..self.shards).map(new_shard).collect();
         let stored = log.take_stored_groups();
         for group in &stored {
-            let membership = Membership::decode(&group.meta).expect("as it was encoded");
-            let loaded = load(group, membership, self.id, &*self.machine, &*store);
-            let loaded = loaded.unwrap_or_else(|error| panic!("node {}: {error}", self.id));
-            let shard = group.group.0 % self.shards;
-            shards[shard as usize].restore(group, loaded);
+            let description = Description::decode(&group.meta).expect("as it was encoded");
+            let shard = &mut shards[group.group.0 as usize % self.shards as usize];
+            let failed = |error| panic!("node {}: {error}", self.id);
+            if description.standing == Standing::Left {
+                let forgotten = forget_left(group.group, &*self.machine, &*store);
+                forgotten.unwrap_or_else(failed);
+                shard.restore_left(group, description.membership);
+                continue;
+            }
+            let loaded = load(group, description, self.id, &*self.machine, &*store);
+            shard.restore(
+                group,
+                loaded.unwrap_or_else(|error| panic!("node {}: {error}", self.id)),
+            );
         }
         let count = shards.len();
         self.process = Some(Process {

@@ -1,6 +1,7 @@
 //! A cluster and its time.
 
 mod chaos;
+mod joining;
 mod settle;
 mod snapshots;
 mod wipe;
@@ -48,6 +49,8 @@ pub struct World {
     transfers: Transfers,
     /// Nodes whose replaced disk is not a member of all its groups again.
     wiped: BTreeSet<NodeId>,
+    /// Nodes that were asked to leave a group, and are not back yet.
+    away: BTreeMap<GroupId, NodeId>,
     /// Replicas that have lost their state, but not their log.
     stateless: BTreeSet<(GroupId, NodeId)>,
     clients: Clients,
@@ -82,7 +85,8 @@ impl World {
         let groups: BTreeMap<GroupId, Membership> = (1..=plan.groups).map(draw).collect();
         let voters = |m: &Membership| m.configuration().voters;
         let voters = groups.iter().map(|(&group, m)| (group, voters(m)));
-        let has_changes = plan.faults.has(Fault::Membership) || plan.faults.has(Fault::Wipe);
+        let changing = [Fault::Membership, Fault::Wipe, Fault::Leave];
+        let has_changes = changing.iter().any(|&fault| plan.faults.has(fault));
         Self {
             invariants: Invariants::new(voters.collect(), has_changes),
             plan: plan.clone(),
@@ -93,6 +97,7 @@ impl World {
             network: Network::default(),
             transfers: Transfers::default(),
             wiped: BTreeSet::new(),
+            away: BTreeMap::new(),
             stateless: BTreeSet::new(),
             clients: Clients::default(),
             counters: Counters::default(),
@@ -127,6 +132,7 @@ impl World {
             self.advance();
             self.break_something();
             self.rejoin_sometimes();
+            self.return_sometimes();
             self.ask_something();
         }
         self.heal();
@@ -297,6 +303,7 @@ impl World {
                 }
                 ApplyTask::Pass(..)
                 | ApplyTask::Save(..)
+                | ApplyTask::Remove(..)
                 | ApplyTask::Await(..)
                 | ApplyTask::GiveUp => {}
             }
@@ -317,11 +324,8 @@ impl World {
         for event in effects.events {
             self.on_event(id, &event);
         }
-        for (reply, result) in effects.bootstraps {
-            reply(result);
-        }
-        for (reply, result) in effects.membership_replies {
-            reply(result);
+        for answer in effects.answers {
+            answer.deliver();
         }
     }
 
@@ -356,6 +360,10 @@ impl World {
                 self.note(Some(id), Kind::Snapshot, || {
                     format!("g{group} {event:?} {index}")
                 });
+            }
+            GroupEvent::Left { group } => {
+                self.mix(u64::from(group.0) + 7000);
+                self.note(Some(id), Kind::Election, || format!("g{group} is left"));
             }
             GroupEvent::MemberReady { .. } => {}
         }

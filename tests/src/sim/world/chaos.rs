@@ -28,12 +28,14 @@ impl World {
                 Fault::BreakTransfer => 5,
                 Fault::Rot => 500,
                 Fault::Wipe => 800,
+                Fault::Leave => 150,
                 // These happen where frames are sent, disks turned and entries applied.
                 Fault::Drop
                 | Fault::Duplicate
                 | Fault::Delay
                 | Fault::SlowDisk
-                | Fault::SlowApply => continue,
+                | Fault::SlowApply
+                | Fault::Join => continue,
             };
             if self.rng.random_range(0..mean_ticks) == 0 {
                 self.inject(fault);
@@ -117,7 +119,13 @@ impl World {
                 kind == Some("snap")
             }),
             Fault::Wipe => self.wipe(at),
-            Fault::Drop | Fault::Duplicate | Fault::Delay | Fault::SlowDisk | Fault::SlowApply => {}
+            Fault::Leave => self.leave(at),
+            Fault::Drop
+            | Fault::Duplicate
+            | Fault::Delay
+            | Fault::SlowDisk
+            | Fault::SlowApply
+            | Fault::Join => {}
         }
         if self.nodes[at].process.as_ref().is_some_and(|p| p.is_fenced) {
             self.crash(at); // who operates it starts it again

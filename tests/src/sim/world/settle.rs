@@ -62,7 +62,8 @@ impl World {
         // Changes of the membership take rounds of their own, and so do snapshots; they are not what
         // is measured.
         let faults = self.plan.faults;
-        let limit = if faults.has(Fault::Membership) || faults.has(Fault::Wipe) {
+        let changing = [Fault::Membership, Fault::Wipe, Fault::Leave];
+        let limit = if changing.iter().any(|&fault| faults.has(fault)) {
             20 * SETTLE_TICKS
         } else {
             2 * SETTLE_TICKS
@@ -72,6 +73,7 @@ impl World {
             self.advance();
             if self.tick.is_multiple_of(10) {
                 self.restore_memberships();
+                self.join_absent();
                 if self.differences().is_empty() {
                     return;
                 }

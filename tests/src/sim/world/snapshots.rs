@@ -88,6 +88,10 @@ impl World {
                 | SnapshotDone::Verified
                 | SnapshotDone::Unusable(_)
                 | SnapshotDone::Forgotten => {}
+                SnapshotDone::Removed => {
+                    self.stateless.remove(&replica);
+                    self.nodes[at].relied_on.remove(&group);
+                }
             }
             self.mix(match &done {
                 SnapshotDone::Saved { snapshot, .. } => snapshot.index.0 + 5000,
@@ -97,6 +101,7 @@ impl World {
                 SnapshotDone::Verified => 3,
                 SnapshotDone::Unusable(_) => 4,
                 SnapshotDone::Forgotten => 5,
+                SnapshotDone::Removed => 6,
             });
             self.nodes[at].push(group, ShardInput::SnapshotDone(group, done));
         }
@@ -111,7 +116,10 @@ impl World {
         let process = node.process.as_ref()?;
         let taken_over = match &task {
             SnapshotTask::Restore(_, snapshot) => Some(snapshot.index),
-            SnapshotTask::Save(..) | SnapshotTask::Verify(..) | SnapshotTask::Forget(_) => None,
+            SnapshotTask::Save(..)
+            | SnapshotTask::Verify(..)
+            | SnapshotTask::Forget(_)
+            | SnapshotTask::Remove(_) => None,
         };
         let Ok(done) = task.run(&*node.machine, &*process.store);
         let saved = match &done {
@@ -121,7 +129,8 @@ impl World {
             | SnapshotDone::Lost(_)
             | SnapshotDone::Verified
             | SnapshotDone::Unusable(_)
-            | SnapshotDone::Forgotten => None,
+            | SnapshotDone::Forgotten
+            | SnapshotDone::Removed => None,
         };
         if let Some(index) = saved.or(taken_over).filter(|_| !is_rotten) {
             let newest = node.relied_on.entry(group).or_default();
@@ -180,6 +189,7 @@ impl World {
         let has_witness = |m: &Membership| !m.configuration().witnesses.is_empty();
         let is_bearable = self.stateless.is_empty()
             && self.wiped.is_empty()
+            && self.away.is_empty()
             && !self.faults.has(Fault::Membership)
             && !self.groups.values().any(has_witness);
         if !is_bearable {

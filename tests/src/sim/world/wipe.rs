@@ -24,6 +24,7 @@ impl World {
         };
         if self.groups.values().any(has_other_witness)
             || !self.wiped.is_empty()
+            || !self.away.is_empty()
             || !self.stateless.is_empty()
             || self.faults.has(Fault::Membership)
             || !self.is_known_everywhere(id)

@@ -1,0 +1,72 @@
+//! What a node's log keeps of a group besides its entries and its hard state.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::raft::membership::{Membership, MembershipError};
+
+const MEMBER: u8 = 1;
+const JOINING: u8 = 2;
+const LEFT: u8 = 3;
+
+/// What a replica is to its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It has the group's state, or had it from the beginning.
+    Member,
+    /// It waits for a leader's snapshot. Its membership is what it was told when it was asked to join,
+    /// with itself in it; the index is that of the configuration by which it left before, or zero.
+    Joining,
+    /// It has left: only its term and vote are kept, and of the membership the one by which it is gone.
+    /// It must not vote again in a term in which it has voted, should it come back.
+    Left,
+}
+
+/// A group as the log describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// What the replica is to the group.
+    pub standing: Standing,
+    /// Who belongs to it.
+    pub membership: Membership,
+}
+
+impl Description {
+    /// That of a replica that has the group's state.
+    pub fn member(membership: Membership) -> Self {
+        Self {
+            standing: Standing::Member,
+            membership,
+        }
+    }
+
+    /// The bytes that the log stores: one for the standing, then the membership.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(match self.standing {
+            Standing::Member => MEMBER,
+            Standing::Joining => JOINING,
+            Standing::Left => LEFT,
+        });
+        out.put_slice(&self.membership.encode());
+        out.freeze()
+    }
+
+    /// Reads what [`Description::encode`] wrote.
+    ///
+    /// # Errors
+    /// The bytes are not those of a description.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MembershipError> {
+        let (standing, membership) = bytes.split_first().ok_or(MembershipError::Malformed)?;
+        let standing = match *standing {
+            MEMBER => Standing::Member,
+            JOINING => Standing::Joining,
+            LEFT => Standing::Left,
+            _ => return Err(MembershipError::Malformed),
+        };
+        let membership = Membership::decode(membership)?;
+        Ok(Self {
+            standing,
+            membership,
+        })
+    }
+}
