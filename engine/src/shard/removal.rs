@@ -68,6 +68,10 @@ impl<P, R> Shard<P, R> {
             ..replica.raft.hard_state()
         };
         self.refuse_all(group, replica);
+        for batch in &mut self.in_flight {
+            // What they promise to hold is about to go.
+            batch.messages.retain(|envelope| envelope.group != group);
+        }
         let removing = Removing {
             leavers,
             kept: (hard_state, membership),
