@@ -3,10 +3,13 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::raft::membership::{Membership, MembershipError};
+use crate::types::NodeId;
 
 const MEMBER: u8 = 1;
 const JOINING: u8 = 2;
 const LEFT: u8 = 3;
+/// Added for a replica that keeps no state.
+const WITNESS: u8 = 0x10;
 
 /// What a replica is to its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,15 +29,19 @@ pub enum Standing {
 pub struct Description {
     /// What the replica is to the group.
     pub standing: Standing,
+    /// Whether it keeps no state. The membership does not tell that of a replica that was removed, and an
+    /// empty state machine does not either: it may have lost what it had not flushed, and the log has it.
+    pub is_witness: bool,
     /// Who belongs to it.
     pub membership: Membership,
 }
 
 impl Description {
-    /// That of a replica that has the group's state.
-    pub fn member(membership: Membership) -> Self {
+    /// That of `node`'s replica of a group that begins with these members, or has them.
+    pub fn member(membership: Membership, node: NodeId) -> Self {
         Self {
             standing: Standing::Member,
+            is_witness: membership.configuration().witnesses.contains(&node),
             membership,
         }
     }
@@ -42,10 +49,15 @@ impl Description {
     /// The bytes that the log stores: one for the standing, then the membership.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
-        out.put_u8(match self.standing {
+        let standing = match self.standing {
             Standing::Member => MEMBER,
             Standing::Joining => JOINING,
             Standing::Left => LEFT,
+        };
+        out.put_u8(if self.is_witness {
+            standing | WITNESS
+        } else {
+            standing
         });
         out.put_slice(&self.membership.encode());
         out.freeze()
@@ -57,7 +69,8 @@ impl Description {
     /// The bytes are not those of a description.
     pub fn decode(bytes: &[u8]) -> Result<Self, MembershipError> {
         let (standing, membership) = bytes.split_first().ok_or(MembershipError::Malformed)?;
-        let standing = match *standing {
+        let is_witness = standing & WITNESS != 0;
+        let standing = match standing & !WITNESS {
             MEMBER => Standing::Member,
             JOINING => Standing::Joining,
             LEFT => Standing::Left,
@@ -66,6 +79,7 @@ impl Description {
         let membership = Membership::decode(membership)?;
         Ok(Self {
             standing,
+            is_witness,
             membership,
         })
     }

@@ -336,7 +336,7 @@ impl<M: StateMachine> Inner<M> {
             shard.restore_left(stored, description.membership);
             return Ok(());
         }
-        let loaded = load(stored, description, self.config.node, machine, snapshots)?;
+        let loaded = load(stored, description, machine, snapshots)?;
         self.learn_addresses(&loaded.description.membership);
         shard.restore(stored, loaded);
         Ok(())

@@ -98,8 +98,6 @@ impl<P, R> Replica<P, R> {
 pub struct Loaded {
     /// As the log describes it.
     pub description: Description,
-    /// Whether this replica keeps no state.
-    pub is_witness: bool,
     /// What the state machine has applied; of a witness, which has none, where its log begins.
     pub applied: Index,
     /// The newest snapshot that belongs to the log.
@@ -209,7 +207,6 @@ impl<P, R> Shard<P, R> {
             description,
             applied,
             newest,
-            is_witness,
             ..
         } = loaded;
         let group = stored.group;
@@ -221,6 +218,7 @@ impl<P, R> Shard<P, R> {
             node: self.config.node,
             incarnation: self.config.incarnation,
         };
+        let is_witness = description.is_witness;
         let raft = Group::restore(own, stored, description, applied, limits, first, seed);
         let is_missing = raft.log().is_state_missing();
         let mut replica = Replica::new(raft, newest);

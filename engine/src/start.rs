@@ -7,7 +7,7 @@ use crate::shard::Loaded;
 use crate::snapshot::{SnapshotStore, forget, restore};
 use crate::state_machine::StateMachine;
 use crate::traits::StoredGroup;
-use crate::types::{GroupId, Index, NodeId, Term};
+use crate::types::{GroupId, Index, Term};
 
 /// Gathers what is known of a group besides its log. A state machine that ends before the log begins,
 /// because a crash came between the log's restart and the taking over of a snapshot, or before its
@@ -20,7 +20,6 @@ use crate::types::{GroupId, Index, NodeId, Term};
 pub fn load<M: StateMachine>(
     stored: &StoredGroup,
     description: Description,
-    node: NodeId,
     machine: &M,
     store: &dyn SnapshotStore,
 ) -> Result<Loaded, StartError> {
@@ -28,13 +27,9 @@ pub fn load<M: StateMachine>(
     let begin = stored.compacted.0;
     let failed = |error: M::Error| failed(group, &error);
     let mut applied = machine.applied(group).map_err(failed)?;
-    let configuration = description.membership.configuration();
-    // Who was removed has no role to tell what it was; but a state is the work of one that keeps some.
-    let was_witness = !configuration.contains(node) && applied == Index::ZERO;
-    if configuration.witnesses.contains(&node) || was_witness {
+    if description.is_witness {
         return Ok(Loaded {
             description,
-            is_witness: true,
             applied: begin,
             newest: None,
             recovered: None,
@@ -62,7 +57,6 @@ pub fn load<M: StateMachine>(
     }
     Ok(Loaded {
         description,
-        is_witness: false,
         applied,
         newest: usable.pop(),
         recovered,

@@ -169,7 +169,7 @@ impl Cluster {
         let raft = Group::restore(
             Identity::new(node),
             &stored,
-            Description::member(self.membership.clone()),
+            Description::member(self.membership.clone(), node),
             applied_to,
             limits,
             first,

@@ -182,7 +182,8 @@ impl Group {
             return;
         }
         let configuration = snapshot.membership.configuration();
-        if !configuration.contains(self.node) {
+        let is_past = self.is_joining && snapshot.membership.index < self.membership.index;
+        if !configuration.contains(self.node) || is_past {
             tracing::warn!(group = %self.id, %index, "a snapshot of a membership without us: ignored");
             return;
         }

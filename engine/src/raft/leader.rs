@@ -8,7 +8,6 @@ use bytes::Bytes;
 use super::conf_change::ConfChange;
 use super::effects::{Refusal, Source};
 use super::joining::Round;
-use super::membership::Configuration;
 use super::message::Message;
 use super::progress::{Progress, Wanted};
 use super::quorum::{VoteResult, joint_vote};
@@ -120,19 +119,9 @@ impl Group {
         self.set_leader(Some(self.node));
     }
 
-    /// The configuration after all changes in the log, as far as they are known and apply.
-    pub(super) fn last_configuration(&self) -> Configuration {
-        let mut membership = self.membership.clone();
-        for (index, change) in self.log.unapplied_conf_changes() {
-            if let Ok(next) = membership.changed(change, *index) {
-                membership = next;
-            }
-        }
-        membership.configuration()
-    }
-
     fn note_own_leave(&mut self) {
-        let loses_vote = !self.last_configuration().votes(self.node);
+        let next = self.pending_configuration();
+        let loses_vote = next.is_some_and(|(_, next)| !next.votes(self.node));
         if let Role::Leader(leader) = &mut self.role {
             leader.is_leaving = loses_vote && self.limits.on_removal == OnRemoval::StepDown;
         }

@@ -341,13 +341,6 @@ impl RaftLog {
         self.has_unknown_kinds() || !self.conf_changes.is_empty()
     }
 
-    /// The first configuration change that is not committed, as far as they are known.
-    pub fn uncommitted_conf_change(&self) -> Option<&(Index, ConfChange)> {
-        self.conf_changes
-            .iter()
-            .find(|change| change.0 > self.commit)
-    }
-
     /// The last configuration change behind what is applied, as far as they are known; zero if there
     /// is none.
     pub fn last_conf_change(&self) -> Index {

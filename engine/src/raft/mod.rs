@@ -140,6 +140,7 @@ impl Group {
         let Description {
             standing,
             membership,
+            ..
         } = description;
         let is_joining = standing == Standing::Joining;
         if is_joining {
@@ -305,18 +306,6 @@ impl Group {
     /// Who belongs to the group, as far as it is applied here.
     pub fn membership(&self) -> &Membership {
         &self.membership
-    }
-
-    /// What the log is to say of this replica.
-    pub fn description(&self) -> Description {
-        Description {
-            standing: if self.is_joining {
-                Standing::Joining
-            } else {
-                Standing::Member
-            },
-            membership: self.membership.clone(),
-        }
     }
 
     /// What a leader knows of its peers, by rising id; empty for everybody else.

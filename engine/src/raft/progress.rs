@@ -203,10 +203,14 @@ impl Progress {
     }
 
     /// It needs a snapshot that covers `from`, whatever its log holds; one that is on its way will
-    /// do, or it asks again.
+    /// do, or it asks again. From zero on: it left and came back, and has nothing more of what it
+    /// acknowledged before.
     pub fn on_state_missing(&mut self, from: Index) {
         if !matches!(self.state, ProgressState::Snapshot(_)) {
             self.state_missing = Some(from);
+            if from == Index::ZERO {
+                self.matched = Index::ZERO;
+            }
             self.want(Wanted::Append);
         }
     }

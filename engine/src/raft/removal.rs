@@ -53,7 +53,8 @@ impl Group {
         } else {
             PATIENCE * election
         };
-        if self.silence == 0 || !self.silence.is_multiple_of(period) {
+        let is_due = self.silence > 0 && self.silence.is_multiple_of(period);
+        if !is_due || self.wants_to_join() {
             return;
         }
         let mut all = self.configuration.all();

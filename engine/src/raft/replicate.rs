@@ -4,6 +4,7 @@
 //! once a turn: so many proposals, acknowledgements and commits of a turn become one append a peer.
 
 use super::effects::{Snapshot, SnapshotOutcome, Source};
+use super::membership::Configuration;
 use super::message::{AppendResponse, Message};
 use super::progress::{Progress, Wanted};
 use super::quorum::joint_index;
@@ -96,7 +97,7 @@ impl Group {
         let Some(index) = joint_index(self.configuration.halves(), matched) else {
             return false;
         };
-        let index = index.min(self.last_leadable(&matched));
+        let index = index.min(self.last_agreed(&matched));
         let is_own = self.log.term(index) == Some(self.hard_state.term) || planted!("old-term");
         if !is_own || !self.log.commit_to(index) {
             return false;
@@ -108,31 +109,54 @@ impl Group {
         true
     }
 
-    /// Up to where committing leaves somebody who can lead. With witnesses a quorum may hold a change
-    /// that takes the last vote from all who have it with data: 1. of two with data and a witness,
-    /// one and the witness hold the change that removes that one; 2. it is committed and applied;
-    /// 3. the other one lacks it, and the witness votes for nobody who lacks it: the group is dead.
-    /// So a change commits only when a voter with data of the membership after it has it.
-    fn last_leadable(&self, matched: &impl Fn(NodeId) -> Index) -> Index {
+    /// Up to where the configuration after the change in the log, if there is one, agrees with what the
+    /// present one commits. Behind the change its quorum must hold the entries too. Else: 1. leader L of
+    /// {L, X, Y} logs the removal of X and an entry behind it; 2. L and X have both: they are committed,
+    /// and X applies its removal before L does; 3. L is gone, and Y, which has neither, asks X, whose
+    /// vote judges only up to its removal (`knows_enough`): Y leads without the entry. Seen in
+    /// simulation with the first entry of a leader's term behind the change of an earlier one.
+    fn last_agreed(&self, matched: &impl Fn(NodeId) -> Index) -> Index {
         let end = self.log.last();
-        if self.configuration.witnesses.is_empty() {
-            return end; // every quorum has data then
-        }
         if self.log.has_unknown_kinds() {
             return self.log.commit();
         }
-        let Some((index, change)) = self.log.uncommitted_conf_change() else {
+        let Some((index, next)) = self.pending_configuration() else {
             return end;
         };
-        let Ok(next) = self.membership.changed(change, *index) else {
-            return end; // it will have no effect
-        };
-        let next = next.configuration();
+        if !self.leaves_a_leader(index, &next, matched) {
+            return index.prev();
+        }
+        let behind = joint_index(next.halves(), matched);
+        behind.map_or(end, |behind| behind.max(index))
+    }
+
+    /// Whether committing a change leaves somebody who can lead. With witnesses a quorum may hold a
+    /// change that takes the last vote from all who have it with data: 1. of two with data and a
+    /// witness, one and the witness hold the change that removes that one; 2. it is committed and
+    /// applied; 3. the other one lacks it, and the witness votes for nobody who lacks it: the group is
+    /// dead. So a change commits only when a voter with data of the membership after it has it.
+    fn leaves_a_leader(
+        &self,
+        index: Index,
+        next: &Configuration,
+        matched: &impl Fn(NodeId) -> Index,
+    ) -> bool {
         let all = next.all();
-        let is_safe = all
-            .iter()
-            .any(|&id| next.may_lead(id) && matched(id) >= *index);
-        if is_safe { end } else { index.prev() }
+        let mut heirs = all.iter().filter(|&&id| next.may_lead(id));
+        index <= self.log.commit()
+            || self.configuration.witnesses.is_empty() // every quorum has data then
+            || heirs.any(|&id| matched(id) >= index)
+    }
+
+    /// The configuration after the change in the log that is not applied yet, and where that is. There
+    /// is one at most (see [`super::conf_change`]).
+    pub(super) fn pending_configuration(&self) -> Option<(Index, Configuration)> {
+        let changes = self.log.unapplied_conf_changes();
+        let mut changes = changes.filter(|change| change.0 > self.membership.index);
+        changes.find_map(|(index, change)| {
+            let next = self.membership.changed(change, *index).ok()?;
+            Some((*index, next.configuration()))
+        })
     }
 
     /// Whether an entry of this term is committed: then the commit index covers all that earlier
@@ -185,7 +209,7 @@ impl Group {
         if !leader.is_leaving || self.configuration.witnesses.is_empty() {
             return None;
         }
-        let next = self.last_configuration();
+        let (_, next) = self.pending_configuration()?;
         let heirs = leader.peers.iter().filter(|(id, _)| next.may_lead(**id));
         Some(
             heirs
@@ -253,7 +277,11 @@ impl Group {
             return false;
         }
         let begin = self.log.first().prev();
-        let from = peer.state_missing.map_or(begin, |from| from.max(begin));
+        // Who joined has to have one from behind that: before, it may have been a member, and left.
+        let joined = self.membership.index;
+        let from = peer
+            .state_missing
+            .map_or(begin, |from| from.max(begin).max(joined));
         // One from before the peer joined says that it is no member: it would refuse it.
         let has_peer = |s: &Snapshot| s.membership.configuration().contains(to);
         let found = source.snapshot(from).filter(has_peer);

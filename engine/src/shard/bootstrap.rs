@@ -23,8 +23,7 @@ impl<P, R> Shard<P, R> {
             self.repeated.push(reply);
             return;
         }
-        let configuration = membership.configuration();
-        let description = Description::member(membership);
+        let description = Description::member(membership, self.config.node);
         let meta = description.encode();
         let stored = StoredGroup {
             group,
@@ -34,7 +33,6 @@ impl<P, R> Shard<P, R> {
             terms: Vec::new(),
         };
         let loaded = Loaded {
-            is_witness: configuration.witnesses.contains(&self.config.node),
             description,
             applied: Index::ZERO,
             newest: None,

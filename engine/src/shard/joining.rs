@@ -74,6 +74,7 @@ impl<P, R> Shard<P, R> {
         membership.index = gone.index;
         let description = Description {
             standing: Standing::Joining,
+            is_witness: role == MemberRole::Witness,
             membership,
         };
         let meta = description.encode();
@@ -86,7 +87,6 @@ impl<P, R> Shard<P, R> {
         };
         let loaded = Loaded {
             description,
-            is_witness: role == MemberRole::Witness,
             applied: Index::ZERO,
             newest: None,
             recovered: None,

@@ -113,7 +113,7 @@ impl<P, R> Shard<P, R> {
             self.release_applies(group);
         } else {
             replica.meta_writes += 1;
-            let meta = replica.raft.description().encode();
+            let meta = replica.description().encode();
             self.memberships.insert(group, meta);
         }
         self.dirty.insert(group);

@@ -81,6 +81,7 @@ impl<P, R> Shard<P, R> {
         let has_promised = removing.has_promised();
         let left = Description {
             standing: Standing::Left,
+            is_witness: false,
             membership: removing.kept.1.clone(),
         };
         self.removals.push(GroupWrite {

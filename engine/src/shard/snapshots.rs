@@ -11,6 +11,7 @@
 
 use super::membership::changed_nodes;
 use super::{Answer, ApplyTask, BatchInFlight, Replica, Shard};
+use crate::description::{Description, Standing};
 use crate::error::ChangeMembershipError;
 use crate::events::{GroupEvent, SnapshotEvent};
 use crate::planted;
@@ -98,6 +99,19 @@ impl<P, R> Replica<P, R> {
         let node = self.raft.node();
         if configuration.contains(node) {
             self.is_witness = configuration.witnesses.contains(&node);
+        }
+    }
+
+    /// What the log is to say of this replica.
+    pub(super) fn description(&self) -> Description {
+        Description {
+            standing: if self.raft.is_joining() {
+                Standing::Joining
+            } else {
+                Standing::Member
+            },
+            is_witness: self.is_witness,
+            membership: self.raft.membership().clone(),
         }
     }
 
@@ -353,7 +367,7 @@ impl<P, R> Shard<P, R> {
         let unknown = covered
             .map(|(_, reply)| Answer::Membership(reply, Err(ChangeMembershipError::Unknown)));
         self.out.answers.extend(unknown);
-        write.meta = Some(replica.raft.description().encode());
+        write.meta = Some(replica.description().encode());
         replica.meta_writes += 1;
         batch.memberships.push(group);
         batch.installs.push((group, snapshot));

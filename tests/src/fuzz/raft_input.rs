@@ -106,9 +106,7 @@ impl Bench {
                 shard.restore_left(group, description.membership);
                 continue;
             }
-            let configuration = description.membership.configuration();
             let loaded = Loaded {
-                is_witness: configuration.witnesses.contains(&id(1)),
                 description,
                 applied: promises.applied,
                 newest: None,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use multiraft_engine::raft::effects::{Input, ReadOutcome};
+use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::raft::message::Envelope;
 use multiraft_engine::types::{Index, NodeId};
 
@@ -113,6 +114,13 @@ impl Cluster {
         for read in &effects.reads {
             self.note(id, read);
         }
+        if let Some(reason) = effects.join_refused {
+            self.text.push(format!("n{id} cannot join: {reason}"));
+        }
+        if let Some(membership) = effects.left {
+            self.go(id, membership);
+            return;
+        }
         let peers = effects.send.into_iter().map(Message::Peer);
         let Some(node) = self.nodes.get_mut(&id) else {
             return;
@@ -138,6 +146,14 @@ impl Cluster {
         }
         if let Some((node, index)) = self.nodes.get_mut(&id).zip(applied) {
             node.step(Input::Applied(index));
+        }
+    }
+
+    /// A node has left its group.
+    fn go(&mut self, id: NodeId, membership: Membership) {
+        self.text.push(format!("n{id} is out of the group"));
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.go(membership);
         }
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use multiraft_engine::raft::conf_change::{Change, ConfChange, Transition};
 use multiraft_engine::raft::effects::{Input, Snapshot};
+use multiraft_engine::raft::joining::Wish;
 use multiraft_engine::raft::log::ApplyRule;
 use multiraft_engine::raft::membership::{Member, MemberRole, Membership};
 use multiraft_engine::raft::message::{Envelope, Message as PeerMessage};
@@ -71,6 +72,8 @@ impl Cluster {
             "crash" => self.crash(command),
             "restart" => self.restart(command),
             "wipe" => self.wipe(command),
+            "join" => self.join(command),
+            "leave" => self.step_first(command, Input::Wish(Some(Wish::Leave))),
             "lose-state" => self.lose_state(command),
             "read-index" => self.read_index(command),
             "partition" => self.cut(command),
@@ -273,6 +276,33 @@ impl Cluster {
     fn wipe(&mut self, command: &Command) -> Done {
         let id = first_id(command)?;
         self.node(id)?.wipe();
+        self.drop_own_answers(id);
+        Ok(())
+    }
+
+    /// `join 4 role=voter of=(1,2,3)`: a node that is new, or has left, asks these to be one of them.
+    fn join(&mut self, command: &Command) -> Done {
+        let id = first_id(command)?;
+        let role = match command.values("role").next() {
+            None | Some("voter") => MemberRole::Voter,
+            Some("learner") => MemberRole::Learner,
+            Some("witness") => MemberRole::Witness,
+            Some(other) => return Err(format!("unknown role {other}")),
+        };
+        let told = command
+            .values("of")
+            .map(|other| Ok((parse_id(other)?, MemberRole::Voter)));
+        let told: Vec<_> = told.collect::<Result<_, String>>()?;
+        let told = told.into_iter().chain([(id, role)]).map(|(id, role)| {
+            let port = u16::try_from(id.get()).unwrap_or(u16::MAX);
+            let host = String::new();
+            let address = PeerAddress { host, port };
+            (id, Member { role, address })
+        });
+        let told = Membership::new(told.collect());
+        let setup = setup(command)?;
+        let node = self.nodes.entry(id).or_insert_with(|| Node::new(id, setup));
+        node.join(told);
         self.drop_own_answers(id);
         Ok(())
     }

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use multiraft_engine::block::{Block, Entry, EntryKind};
-use multiraft_engine::description::Description;
+use multiraft_engine::description::{Description, Standing};
 use multiraft_engine::raft::conf_change::ConfChange;
 use multiraft_engine::raft::effects::{Effects, Input, ProposalOutcome, Snapshot, Source};
 use multiraft_engine::raft::incarnation::Identity;
+use multiraft_engine::raft::joining::Wish;
 use multiraft_engine::raft::membership::Membership;
 use multiraft_engine::raft::message::{Envelope, Message};
 use multiraft_engine::raft::{Group, Limits};
@@ -25,6 +26,8 @@ pub struct Disk {
     pub hard_state: HardState,
     /// The state machine's: the newest snapshot is always of what is applied.
     pub snapshot: Snapshot,
+    /// What this node is to the group.
+    pub standing: Standing,
 }
 
 impl Disk {
@@ -159,6 +162,7 @@ impl Node {
                 ..HardState::default()
             },
             snapshot,
+            standing: Standing::Member,
         };
         let life = if setup.has_incarnations {
             u64::from(id.get()) * LIVES
@@ -181,7 +185,11 @@ impl Node {
     }
 
     fn boot(id: NodeId, life: u64, disk: &Disk, setup: &Setup) -> Group {
-        let membership: Membership = disk.snapshot.membership.clone();
+        let description = Description {
+            standing: disk.standing,
+            is_witness: false, // nobody asks here
+            membership: disk.snapshot.membership.clone(),
+        };
         let applied = disk.snapshot.index;
         let seed = u64::from(id.get());
         let first_candidate = false;
@@ -192,7 +200,7 @@ impl Node {
         Group::restore(
             own,
             &disk.stored(),
-            Description::member(membership),
+            description,
             applied,
             setup.limits,
             first_candidate,
@@ -218,6 +226,42 @@ impl Node {
             self.life = life + 1;
             self.raft = Self::boot(self.id, self.life, &self.disk, &self.setup);
         }
+    }
+
+    /// The group goes on without this node. What it was last can still be shown.
+    pub fn go(&mut self, membership: Membership) {
+        self.disk.standing = Standing::Left;
+        self.disk.snapshot.membership = membership;
+        self.append_work.clear();
+        self.apply_work.clear();
+        self.is_down = true;
+    }
+
+    /// Begins to join a group whose members are said to be these. Who has left has kept term and vote,
+    /// and by which configuration it is gone.
+    pub fn join(&mut self, mut told: Membership) {
+        if self.disk.standing == Standing::Left {
+            told.index = self.disk.snapshot.membership.index;
+        }
+        let member = told.members[&self.id].clone();
+        let hard_state = HardState {
+            commit: Index::ZERO,
+            ..self.disk.hard_state
+        };
+        self.disk = Disk {
+            compacted: (Index::ZERO, Term::ZERO),
+            entries: Vec::new(),
+            hard_state,
+            snapshot: Snapshot {
+                index: Index::ZERO,
+                term: Term::ZERO,
+                membership: told,
+            },
+            standing: Standing::Joining,
+        };
+        self.crash();
+        self.is_down = false;
+        self.step(Input::Wish(Some(Wish::Join(member))));
     }
 
     /// Loses the state machine's state and its snapshot, but not the log.
@@ -280,6 +324,7 @@ impl Node {
         self.disk.write(write);
         if let Some(snapshot) = &work.install {
             self.disk.snapshot = snapshot.clone();
+            self.disk.standing = Standing::Member;
         }
         true
     }

@@ -222,7 +222,7 @@ impl Node {
                 shard.restore_left(group, description.membership);
                 continue;
             }
-            let loaded = load(group, description, self.id, &*self.machine, &*store);
+            let loaded = load(group, description, &*self.machine, &*store);
             shard.restore(
                 group,
                 loaded.unwrap_or_else(|error| panic!("node {}: {error}", self.id)),

@@ -20,6 +20,7 @@ use multiraft_transport::codec::Item;
 use rand::Rng;
 use rand::seq::SliceRandom;
 
+use self::joining::Away;
 use super::client::{Ask, Clients, OpId};
 use super::dice::Dice;
 use super::faults::{Counters, Fault, FaultSet};
@@ -50,7 +51,7 @@ pub struct World {
     /// Nodes whose replaced disk is not a member of all its groups again.
     wiped: BTreeSet<NodeId>,
     /// Nodes that were asked to leave a group, and are not back yet.
-    away: BTreeMap<GroupId, NodeId>,
+    away: BTreeMap<GroupId, Away>,
     /// Replicas that have lost their state, but not their log.
     stateless: BTreeSet<(GroupId, NodeId)>,
     clients: Clients,

@@ -311,7 +311,7 @@ fn a_cut_also_takes_what_was_not_written_yet() {
     let write = written(&mut log);
     assert_eq!(write.truncate_from, Some(Index(5)), "the deepest cut");
     assert_eq!(spans(&write.blocks), [(5, 5, 4), (6, 6, 5)]);
-    assert!(log.uncommitted_conf_change().is_none(), "it was cut");
+    assert_eq!(log.unapplied_conf_changes().next(), None, "it was cut");
     let blocks = log.blocks(Index(5), Index(6), MUCH, &mut no_disk);
     assert_eq!(spans(&blocks.expect("cached")), [(5, 5, 4), (6, 6, 5)]);
     let bytes: usize = log.cache.iter().map(|b| b.bytes().len()).sum();

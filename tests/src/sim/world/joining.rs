@@ -10,6 +10,15 @@ use crate::sim::faults::Fault;
 
 /// Ticks, on average, until the operators let a node come back to a group that it has left.
 const RETURN_TICKS: u64 = 40;
+/// Ticks after which nothing is on its way any more of a wish that was given up.
+const CALM_TICKS: u64 = 100;
+
+/// A node that was asked to leave a group.
+pub(super) struct Away {
+    node: NodeId,
+    /// When everybody was a member and the node was told to stay, if it was.
+    calm_since: Option<u64>,
+}
 
 impl World {
     /// A node leaves a group, or its operator thinks better of it. One at a time, and only while all
@@ -28,7 +37,11 @@ impl World {
         if is_busy {
             return;
         }
-        self.away.insert(group, id);
+        let away = Away {
+            node: id,
+            calm_since: None,
+        };
+        self.away.insert(group, away);
         let reply = Box::new(|_| ());
         self.nodes[at].push(group, ShardInput::Leave(group, reply));
         self.fault(Fault::Leave, Some(id), || format!("g{group}"));
@@ -56,9 +69,28 @@ impl World {
         self.join_absent();
         let away: Vec<GroupId> = self.away.keys().copied().collect();
         for group in away {
-            if self.is_complete(group) {
-                self.away.remove(&group);
-            }
+            self.end_leave(group);
+        }
+    }
+
+    /// A node is back when everybody is a member again; or it has not gone yet, and stays.
+    fn end_leave(&mut self, group: GroupId) {
+        let is_complete = self.is_complete(group);
+        let tick = self.tick;
+        let Some(away) = self.away.get_mut(&group) else {
+            return;
+        };
+        if !is_complete {
+            away.calm_since = None;
+        } else if away.calm_since.is_none() {
+            away.calm_since = Some(tick);
+            let node = away.node;
+            self.node(node).push(group, ShardInput::GiveUp(group));
+        } else if away
+            .calm_since
+            .is_some_and(|since| since + CALM_TICKS <= tick)
+        {
+            self.away.remove(&group);
         }
     }
 

@@ -186,24 +186,25 @@ fn changes_are_known_from_the_append_to_the_apply() {
         .expect("empty before");
     assert!(log.may_hold_conf_change(), "appended");
     assert!(!log.has_unapplied_conf_change(), "not committed");
-    assert_eq!(log.uncommitted_conf_change(), Some(&(Index(2), change())));
+    let pending = |log: &RaftLog| log.unapplied_conf_changes().next().cloned();
+    assert_eq!(pending(&log), Some((Index(2), change())));
+    assert_eq!(log.last_conf_change(), Index(2));
     log.commit_to(Index(1));
     assert!(!log.has_unapplied_conf_change(), "only what is before it");
-    assert!(log.uncommitted_conf_change().is_some());
     log.commit_to(Index(2));
     assert!(log.has_unapplied_conf_change(), "committed, not applied");
-    assert_eq!(log.uncommitted_conf_change(), None);
+    assert!(pending(&log).is_some());
     log.on_applied_to(1);
     assert!(log.has_unapplied_conf_change());
     log.on_applied_to(2);
     assert!(!log.has_unapplied_conf_change() && !log.may_hold_conf_change());
+    assert_eq!((pending(&log), log.last_conf_change()), (None, Index::ZERO));
     // A second one, behind the first.
     log.accept(&[change_block(4, 1), change_block(5, 1)])
         .expect("no conflict");
     log.commit_to(Index(4));
-    let next = log.uncommitted_conf_change().map(|change| change.0);
-    assert_eq!(next, Some(Index(5)));
     log.on_applied_to(4);
+    assert_eq!(pending(&log).map(|change| change.0), Some(Index(5)));
     assert!(log.may_hold_conf_change() && !log.has_unapplied_conf_change());
 }
 
@@ -217,7 +218,7 @@ fn a_change_that_does_not_decode_is_there_without_effect() {
     let block = Block::encode(Index(1), Term(1), &entries);
     log.accept(&[block]).expect("empty before");
     let change = (Index(2), ConfChange::default());
-    assert_eq!(log.uncommitted_conf_change(), Some(&change));
+    assert_eq!(log.unapplied_conf_changes().next(), Some(&change));
     assert_eq!(log.conf_changes.len(), 1, "the command is none");
 }
 
