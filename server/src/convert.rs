@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use multiraft_engine::error::BootstrapError;
+use multiraft_engine::error::{BootstrapError, JoinError, LeaveError};
 use multiraft_engine::raft::RoleName;
 use multiraft_engine::raft::membership::{Member, MemberRole, Membership};
 use multiraft_engine::shard::GroupStatus;
@@ -121,6 +121,7 @@ pub fn member_configs(membership: &Membership) -> Vec<MemberConfig> {
 pub fn group_status(status: &GroupStatus) -> admin::GroupStatus {
     use admin::group_status::Role as Shown;
     let role = match (status.member_role, status.role) {
+        _ if status.is_joining => Shown::Joining,
         (Some(MemberRole::Learner), _) => Shown::Learner,
         (Some(MemberRole::Witness), _) => Shown::Witness,
         (_, RoleName::Leader) => Shown::Leader,
@@ -150,9 +151,40 @@ pub fn bootstrap_status(error: &BootstrapError) -> Status {
             "{text}: send the call to each of the nodes that it lists"
         )),
         BootstrapError::Exists(_) => Status::already_exists(text),
+        BootstrapError::HasLeft(_) => Status::failed_precondition(text),
         BootstrapError::DiskFull => {
             Status::resource_exhausted(format!("{text}: free space, the node resumes by itself"))
         }
+        _ => Status::unavailable(text),
+    }
+}
+
+/// Why a node did not join, as the API says it.
+pub fn join_status(error: &JoinError) -> Status {
+    let text = error.to_string();
+    match error {
+        JoinError::Membership(_) => invalid(text),
+        JoinError::NotAMember => invalid(format!(
+            "{text}: list the node that gets the call too, with its role and Raft address"
+        )),
+        JoinError::NobodyToAsk => invalid(format!("{text}: list at least one that runs")),
+        JoinError::Refused(_) => Status::failed_precondition(text),
+        JoinError::Removed(_) => Status::aborted(text),
+        JoinError::DiskFull => {
+            Status::resource_exhausted(format!("{text}: free space, the node resumes by itself"))
+        }
+        _ => Status::unavailable(text),
+    }
+}
+
+/// Why a node did not leave, as the API says it.
+pub fn leave_status(error: &LeaveError) -> Status {
+    let text = error.to_string();
+    match error {
+        LeaveError::NotAMember(_) => Status::not_found(text),
+        LeaveError::LastVoter => Status::failed_precondition(format!(
+            "{text}: let the others leave first, or make one of them a voter"
+        )),
         _ => Status::unavailable(text),
     }
 }

@@ -1,9 +1,11 @@
-//! `atomix.multiraft.v1.Node`: groups are bootstrapped and watched.
+//! `atomix.multiraft.v1.Node`: groups are bootstrapped, joined, left and watched.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use multiraft_engine::host::Host;
+use multiraft_engine::types::GroupId;
 use multiraft_proto::node::node_server::Node;
 use multiraft_proto::node::{
     BootstrapRequest, BootstrapResponse, Event, JoinRequest, JoinResponse, LeaveRequest,
@@ -18,6 +20,10 @@ use crate::convert;
 use crate::events::EventHub;
 use crate::kv::KvMachine;
 
+/// How long a call waits for other nodes if its client sets no deadline. A client that goes away sooner
+/// ends the call.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The service on a running host.
 pub struct NodeService {
     host: Arc<Host<KvMachine>>,
@@ -28,6 +34,21 @@ impl NodeService {
     /// Serves `host`; watchers see `events`.
     pub fn new(host: Arc<Host<KvMachine>>, events: Arc<EventHub>) -> Self {
         Self { host, events }
+    }
+
+    /// What became of a join that took too long.
+    async fn join_timed_out(&self, group: GroupId) -> Status {
+        let status = self.host.status(&[group]).await;
+        if status.iter().any(|status| status.leader.is_some()) {
+            Status::deadline_exceeded(format!(
+                "this node is catching up with group {group}, and goes on: call again to have its role"
+            ))
+        } else {
+            Status::unavailable(format!(
+                "no leader of group {group} answered: are the members listed with their Raft \
+                 addresses, and do they run?"
+            ))
+        }
     }
 }
 
@@ -46,11 +67,13 @@ impl Node for NodeService {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let (group, _) = convert::group(request.into_inner().group)?;
-        Err(Status::unimplemented(format!(
-            "this version cannot join a running group: list every member of group {group} when it \
-             is bootstrapped"
-        )))
+        let (group, membership) = convert::group(request.into_inner().group)?;
+        let joining = self.host.join(group, membership);
+        let Ok(joined) = tokio::time::timeout(PATIENCE, joining).await else {
+            return Err(self.join_timed_out(group).await);
+        };
+        joined.map_err(|error| convert::join_status(&error))?;
+        Ok(Response::new(JoinResponse {}))
     }
 
     async fn leave(
@@ -58,14 +81,15 @@ impl Node for NodeService {
         request: Request<LeaveRequest>,
     ) -> Result<Response<LeaveResponse>, Status> {
         let group = convert::group_id(request.into_inner().group_id)?;
-        if self.host.status(&[group]).await.is_empty() {
-            return Err(Status::not_found(format!(
-                "group {group} is not on this node"
-            )));
-        }
-        Err(Status::unimplemented(format!(
-            "this version cannot leave a running group: node and group {group} stay as they are"
-        )))
+        let leaving = tokio::time::timeout(PATIENCE, self.host.leave(group));
+        let left = leaving.await.map_err(|_| {
+            Status::unavailable(format!(
+                "no quorum of group {group} answered: the replica here goes on; try again when more \
+                 members run"
+            ))
+        })?;
+        left.map_err(|error| convert::leave_status(&error))?;
+        Ok(Response::new(LeaveResponse {}))
     }
 
     async fn watch(

@@ -121,6 +121,7 @@ fn role_text(group: &GroupStatus) -> String {
         Ok(Role::PreCandidate) => "pre-candidate",
         Ok(Role::Learner) => "learner",
         Ok(Role::Witness) => "witness",
+        Ok(Role::Joining) => "joining",
         Err(_) => return group.role.to_string(),
     }
     .to_owned()
