@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, watch};
 
+use crate::address::Addresses;
 use crate::codec::{Item, weight};
 use crate::config::Config;
 use crate::error::Error;
@@ -26,11 +27,13 @@ const READ_AHEAD_BYTES: usize = 256 << 10;
 pub struct Peer {
     /// Its id.
     pub node: NodeId,
-    /// Where it is dialled; `None` until somebody tells.
-    pub address: watch::Sender<Option<PeerAddress>>,
+    /// Where it is dialled; none until somebody tells.
+    pub addresses: watch::Sender<Addresses>,
     /// Rises with each connection: an older one ends when it sees a newer.
     pub generation: watch::Sender<u64>,
     label: PeerLabel,
+    /// Whether a connection for messages is up.
+    connected: watch::Sender<bool>,
     queue: Mutex<Queue>,
     filled: Notify,
 }
@@ -47,9 +50,10 @@ impl Peer {
     pub fn new(node: NodeId) -> Self {
         Self {
             node,
-            address: watch::Sender::new(None),
+            addresses: watch::Sender::default(),
             generation: watch::Sender::new(0),
             label: label(node),
+            connected: watch::Sender::new(false),
             queue: Mutex::default(),
             filled: Notify::new(),
         }
@@ -97,11 +101,41 @@ impl Peer {
             connected,
             ..Queue::default()
         };
+        self.connected.send_replace(connected);
         metrics
             .connected
             .get_or_create(&self.label)
             .set(i64::from(connected));
         metrics.queue_bytes.get_or_create(&self.label).set(0);
+    }
+
+    /// Tells whether a connection for messages is up, and when that changes.
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
+    }
+
+    /// It says where it can be reached; ignored while it is connected, for then it has no reason to,
+    /// and somebody else might. That is looked up under the lock of the addresses: see
+    /// [`Peer::leaves`].
+    pub fn introduce(&self, address: PeerAddress) {
+        self.addresses.send_if_modified(|addresses| {
+            let is_heard = !*self.connected.borrow();
+            is_heard && addresses.introduce(address)
+        });
+    }
+
+    /// Waits until the connection to this `address`, which comes up now, must be left for an address
+    /// that was told since `before`.
+    ///
+    /// What was introduced before it was up is forgotten, and nothing is heard from then on: in
+    /// whatever order the two come, the address that works stays.
+    pub async fn leaves(&self, before: &Addresses, address: &PeerAddress) -> Error {
+        drop(self.connected().wait_for(|&up| up).await);
+        self.addresses
+            .send_if_modified(|addresses| addresses.confirm(before, address));
+        let mut addresses = self.addresses.subscribe();
+        drop(addresses.wait_for(|now| now.moved(before, address)).await);
+        Error::Moved
     }
 
     fn take(&self) -> Vec<Item> {
