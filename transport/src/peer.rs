@@ -115,24 +115,25 @@ impl Peer {
     }
 
     /// It says where it can be reached; ignored while it is connected, for then it has no reason to,
-    /// and somebody else might. That is looked up under the lock of the addresses: see
-    /// [`Peer::leaves`].
+    /// and somebody else might.
     pub fn introduce(&self, address: PeerAddress) {
         self.addresses.send_if_modified(|addresses| {
-            let is_heard = !*self.connected.borrow();
+            let is_heard = !*self.connected.borrow(); // under the lock: see `confirm`
             is_heard && addresses.introduce(address)
         });
     }
 
-    /// Waits until the connection to this `address`, which comes up now, must be left for an address
-    /// that was told since `before`.
+    /// To be called when a connection to this `address` is up, for which `before` was known.
     ///
-    /// What was introduced before it was up is forgotten, and nothing is heard from then on: in
-    /// whatever order the two come, the address that works stays.
-    pub async fn leaves(&self, before: &Addresses, address: &PeerAddress) -> Error {
-        drop(self.connected().wait_for(|&up| up).await);
+    /// What was introduced until then is forgotten here, and what is introduced from then on is
+    /// ignored: in whatever order the two come, the address that works stays.
+    pub fn confirm(&self, before: &Addresses, address: &PeerAddress) {
         self.addresses
             .send_if_modified(|addresses| addresses.confirm(before, address));
+    }
+
+    /// Waits until the connection to this `address` must be left for another, told since `before`.
+    pub async fn moved(&self, before: &Addresses, address: &PeerAddress) -> Error {
         let mut addresses = self.addresses.subscribe();
         drop(addresses.wait_for(|now| now.moved(before, address)).await);
         Error::Moved

@@ -221,13 +221,8 @@ impl Shared {
         self.observer.lock().clone()
     }
 
-    /// Runs one connection from its handshake to its end, and tells of both.
-    async fn serve(
-        &self,
-        peer: &Peer,
-        (stream, incarnation): (TcpStream, u64),
-        address: &PeerAddress,
-    ) -> Error {
+    /// A connection is up: its generation.
+    fn on_established(&self, peer: &Peer, address: &PeerAddress) -> u64 {
         let node = peer.node;
         let mut generation = 0;
         peer.generation.send_modify(|newest| {
@@ -240,6 +235,18 @@ impl Shared {
             let (kind, state) = (ConnectionKind::Messages, ConnectionState::Established);
             observer.on_connection(node, address, kind, state);
         }
+        generation
+    }
+
+    /// Runs a connection of this generation to its end, and tells of that.
+    async fn serve(
+        &self,
+        peer: &Peer,
+        generation: u64,
+        (stream, incarnation): (TcpStream, u64),
+        address: &PeerAddress,
+    ) -> Error {
+        let node = peer.node;
         let deliver = |items| self.deliver(node, incarnation, items);
         let error = run_connection(
             peer,
@@ -276,7 +283,7 @@ impl Shared {
         Ok(())
     }
 
-    /// As [`Shared::serve`], of a connection for messages that a peer has dialled.
+    /// Serves a connection for messages that a peer has dialled.
     async fn serve_accepted(&self, node: NodeId, connection: (TcpStream, u64), from: SocketAddr) {
         let peer = known_or_new(&mut self.peers.lock(), node);
         let known = peer.addresses.borrow().dialled().cloned();
@@ -285,7 +292,8 @@ impl Shared {
             port: from.port(),
         };
         let address = known.unwrap_or_else(unknown);
-        let error = self.serve(&peer, connection, &address).await;
+        let generation = self.on_established(&peer, &address);
+        let error = self.serve(&peer, generation, connection, &address).await;
         tracing::debug!(%node, %error, "connection ended");
     }
 
@@ -344,13 +352,14 @@ async fn dial_forever(shared: Arc<Shared>, peer: SharedPeer) {
         match handshake::connect(config, peer.node, &address, ConnectionKind::Messages).await {
             Ok(connection) => {
                 backoff.reset();
+                let generation = shared.on_established(&peer, &address);
+                peer.confirm(&known, &address);
                 tokio::select! {
-                    biased; // what the first does when the connection is up comes before its end
-                    error = peer.leaves(&known, &address) => {
+                    _ = shared.serve(&peer, generation, connection, &address) => {}
+                    error = peer.moved(&known, &address) => {
                         peer.set_connected(false, &shared.metrics);
                         shared.on_failure(peer.node, &address, &error);
                     }
-                    _ = shared.serve(&peer, connection, &address) => {}
                 }
             }
             Err(error) => {
