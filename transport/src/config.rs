@@ -1,10 +1,13 @@
 //! The transport's limits with their defaults.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use multiraft_engine::traits::PeerAddress;
 use multiraft_engine::types::NodeId;
 
 use crate::error::Error;
+use crate::introduce::MAX_HOST_BYTES;
 use crate::snapshot::wire::MAX_CHUNK_BYTES;
 
 /// The most chunks that a transfer may have under way.
@@ -23,6 +26,12 @@ pub struct Config {
     pub host: String,
     /// Where to listen: TCP port; 0 takes a free one.
     pub port: u16,
+    /// Where peers can reach this node, as it tells them when it introduces itself
+    /// ([`crate::introduce`]). An empty host stands for the address that they see it come from.
+    ///
+    /// Default `None`: `host` and the port that is listened on, or an empty host if that is every
+    /// address of the machine (`0.0.0.0` or `::`).
+    pub advertise: Option<PeerAddress>,
     /// Bytes of messages that wait for one peer; more are dropped.
     pub queue_bytes: usize,
     /// A frame is closed at this many bytes; one larger message still goes in a frame of its own.
@@ -39,6 +48,16 @@ pub struct Config {
     pub backoff_max: Duration,
     /// Connections that may be in their handshake at once.
     pub pending_handshakes: usize,
+    /// How long a node is without a connection to a peer with a lower id before it introduces itself;
+    /// default 200 ms.
+    ///
+    /// By itself the lower id dials after the first pauses of its back-off (20, 40 and 80 ms), so
+    /// that after a short break no introduction is needed; and nobody notices so short a wait of a
+    /// node that joins. One too many does no harm.
+    pub introduce_after: Duration,
+    /// Peers that are known only from their introductions; default 1,024. More are refused, until one
+    /// of them is told with `set_peer`, or cannot be reached.
+    pub introduced_peers: usize,
     /// How snapshots travel.
     pub snapshots: SnapshotLimits,
 }
@@ -133,6 +152,7 @@ impl Config {
             incarnation,
             host: "127.0.0.1".to_owned(),
             port: 0,
+            advertise: None,
             queue_bytes: 64 << 20,
             frame_bytes: 1 << 20,
             handshake_timeout: Duration::from_secs(10),
@@ -141,6 +161,8 @@ impl Config {
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(2),
             pending_handshakes: 64,
+            introduce_after: Duration::from_millis(200),
+            introduced_peers: 1024,
             snapshots: SnapshotLimits::default(),
         }
     }
@@ -157,11 +179,75 @@ impl Config {
             "backoff_min must be above zero and at most backoff_max"
         } else if self.pending_handshakes == 0 {
             "pending_handshakes must be at least 1"
+        } else if self.hosts().any(|host| host.len() > MAX_HOST_BYTES) {
+            "host and advertise.host must have at most 255 bytes"
+        } else if self.advertise.as_ref().is_some_and(|own| own.port == 0) {
+            "advertise.port must not be 0"
         } else if let Some(wrong) = self.snapshots.wrong() {
             wrong
         } else {
             return Ok(());
         };
         Err(Error::Config(wrong))
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &String> {
+        let advertised = self.advertise.iter().map(|own| &own.host);
+        advertised.chain([&self.host])
+    }
+
+    /// Where peers reach a node that listens on `local`; an empty host as in [`Config::advertise`].
+    pub(crate) fn own_address(&self, local: SocketAddr) -> PeerAddress {
+        let listens_on = || PeerAddress {
+            host: if local.ip().is_unspecified() {
+                String::new()
+            } else {
+                self.host.clone()
+            },
+            port: local.port(),
+        };
+        self.advertise.clone().unwrap_or_else(listens_on)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_tells_where_it_listens_unless_it_is_told_better() {
+        let address = |host: &str, port| PeerAddress {
+            host: host.to_owned(),
+            port,
+        };
+        let elsewhere = || Some(address("gate.example", 9));
+        for (host, advertise, local, want) in [
+            ("localhost", None, "127.0.0.1:7", address("localhost", 7)),
+            ("0.0.0.0", None, "0.0.0.0:7", address("", 7)),
+            ("::", None, "[::]:7", address("", 7)),
+            ("::", elsewhere(), "[::]:7", address("gate.example", 9)),
+        ] {
+            let node = NodeId::new(1).expect("above zero");
+            let config = Config {
+                host: host.to_owned(),
+                advertise,
+                ..Config::new(1, node, 1)
+            };
+            let local = local.parse().expect("an address");
+            assert_eq!(config.own_address(local), want, "{host}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_could_not_be_told_are_refused() {
+        let node = NodeId::new(1).expect("above zero");
+        for (host_bytes, port, works) in [(255, 1, true), (256, 1, false), (0, 0, false)] {
+            let host = "h".repeat(host_bytes);
+            let config = Config {
+                advertise: Some(PeerAddress { host, port }),
+                ..Config::new(1, node, 1)
+            };
+            assert_eq!(config.validate().is_ok(), works, "{host_bytes} {port}");
+        }
     }
 }

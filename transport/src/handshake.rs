@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! hello: "MRFT" | u16 major | u16 minor | u64 cluster | u32 from | u32 to | u64 incarnation
-//!        | u32 kind: 1 messages, 2 snapshots | u32 crc32
+//!        | u32 kind: 1 messages, 2 snapshots, 3 introduction | u32 crc32
 //! ```
 //! The dialler says hello, the acceptor answers with its own, even when it refuses, so that both
 //! logs can say why. Another major version is refused, and the hello keeps its length within one; a
 //! newer minor version must understand ours.
 //!
 //! Messages go both ways on one connection a pair, which the lower id dials. Snapshots go one way:
-//! who sends them dials, and may have several connections.
+//! who sends them dials, and may have several connections. An introduction is for a higher id that is
+//! not dialled: an address follows its hello, and then nothing more ([`crate::introduce`]). Minor
+//! version 0 knows no introductions.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use multiraft_engine::traits::{ConnectionKind, PeerAddress};
@@ -19,12 +21,16 @@ use tokio::net::TcpStream;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::introduce;
 
 const MAGIC: &[u8; 4] = b"MRFT";
 const MAJOR: u16 = 2;
-const MINOR: u16 = 0;
+const MINOR: u16 = 1;
 const MESSAGES: u32 = 1;
 const SNAPSHOTS: u32 = 2;
+const INTRODUCTION: u32 = 3;
+/// From this minor version on.
+const KNOWS_INTRODUCTIONS: u16 = 1;
 const HELLO_BYTES: usize = 40;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +45,25 @@ struct Hello {
 }
 
 /// What an accepted connection is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     /// Who dialled.
     pub node: NodeId,
     /// Which life of its data speaks.
     pub incarnation: u64,
-    /// What it carries.
-    pub kind: ConnectionKind,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+/// What an accepted connection is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// It carries messages, both ways.
+    Messages,
+    /// It carries a snapshot from who dialled.
+    Snapshots,
+    /// It has told where who dialled can be reached.
+    Introduction(PeerAddress),
 }
 
 /// Connects to a peer and says hello; returns once the other end agreed, with its incarnation.
@@ -57,22 +74,42 @@ pub async fn connect(
     kind: ConnectionKind,
 ) -> Result<(TcpStream, u64), Error> {
     let connecting = async {
-        let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-        stream.set_nodelay(true)?;
-        let incarnation = dial(&mut stream, config, peer, kind).await?;
-        Ok((stream, incarnation))
+        let mut stream = open(address).await?;
+        let theirs = greet(&mut stream, config, peer, number(kind)).await?;
+        Ok((stream, theirs.incarnation))
     };
     let result = tokio::time::timeout(config.handshake_timeout, connecting).await;
     result.unwrap_or(Err(Error::Silent))
 }
 
-async fn dial(
+/// Connects to a peer and says the hello of an introduction; returns once the other end agreed, and
+/// waits for the address. Takes as long as the peer likes.
+pub(crate) async fn connect_to_introduce(
+    config: &Config,
+    peer: NodeId,
+    address: &PeerAddress,
+) -> Result<TcpStream, Error> {
+    let mut stream = open(address).await?;
+    let theirs = greet(&mut stream, config, peer, INTRODUCTION).await?;
+    if theirs.minor < KNOWS_INTRODUCTIONS {
+        return Err(Error::Refused("its version knows no introductions"));
+    }
+    Ok(stream)
+}
+
+async fn open(address: &PeerAddress) -> Result<TcpStream, Error> {
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn greet(
     stream: &mut TcpStream,
     config: &Config,
     peer: NodeId,
-    kind: ConnectionKind,
-) -> Result<u64, Error> {
-    let ours = hello(config, peer.get(), number(kind));
+    kind: u32,
+) -> Result<Hello, Error> {
+    let ours = hello(config, peer.get(), kind);
     stream.write_all(&encode(ours)).await?;
     let theirs = read(stream).await?;
     check(config, theirs)?;
@@ -85,7 +122,7 @@ async fn dial(
     if theirs.kind != ours.kind {
         return Err(Error::Malformed("an answer for another kind of connection"));
     }
-    Ok(theirs.incarnation)
+    Ok(theirs)
 }
 
 /// Accepts: learns who dials and what for; answers before it refuses.
@@ -95,26 +132,42 @@ pub async fn accept(stream: &mut TcpStream, config: &Config) -> Result<Accepted,
     let answer = encode(hello(config, theirs.from, theirs.kind));
     stream.write_all(&answer).await?;
     check(config, theirs)?;
-    let kind = match theirs.kind {
-        MESSAGES => ConnectionKind::Messages,
-        SNAPSHOTS => ConnectionKind::Snapshots,
+    let node = check_dialler(config, theirs)?;
+    let purpose = match theirs.kind {
+        MESSAGES => Purpose::Messages,
+        SNAPSHOTS => Purpose::Snapshots,
+        INTRODUCTION => Purpose::Introduction(read_introduction(stream).await?),
         _ => return Err(Error::Malformed("an unknown kind of connection")),
     };
+    Ok(Accepted {
+        node,
+        incarnation: theirs.incarnation,
+        purpose,
+    })
+}
+
+/// Who dials, if it may for this kind of connection.
+fn check_dialler(config: &Config, theirs: Hello) -> Result<NodeId, Error> {
     let own = config.node.get();
-    let may_dial = match kind {
-        ConnectionKind::Messages => theirs.from < own,
-        ConnectionKind::Snapshots => theirs.from != own,
+    let may_dial = match theirs.kind {
+        MESSAGES => theirs.from < own,
+        INTRODUCTION => theirs.from > own,
+        _ => theirs.from != own,
     };
-    match NodeId::new(theirs.from) {
-        Some(node) if may_dial => Ok(Accepted {
-            node,
-            incarnation: theirs.incarnation,
-            kind,
-        }),
-        _ => Err(Error::Refused(
-            "of two nodes the lower id dials for messages, nobody dials itself, and ids start at 1",
-        )),
+    let node = NodeId::new(theirs.from).filter(|_| may_dial);
+    node.ok_or(Error::Refused(
+        "of two nodes the lower id dials for messages, the higher introduces itself, nobody dials \
+         itself, and ids start at 1",
+    ))
+}
+
+/// An address that can be dialled: that of the connection stands in for an empty host.
+async fn read_introduction(stream: &mut TcpStream) -> Result<PeerAddress, Error> {
+    let mut address = introduce::read(stream).await?;
+    if address.host.is_empty() {
+        address.host = stream.peer_addr()?.ip().to_canonical().to_string();
     }
+    Ok(address)
 }
 
 fn number(kind: ConnectionKind) -> u32 {

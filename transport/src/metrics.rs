@@ -76,6 +76,24 @@ impl SnapshotMetrics {
 }
 
 impl Metrics {
+    /// Drops the figures of a peer's messages: whoever can make peers up must not fill memory.
+    pub(crate) fn forget(&self, node: NodeId) {
+        let label = label(node);
+        for gauges in [&self.connected, &self.queue_bytes] {
+            gauges.remove(&label);
+        }
+        let counters = [
+            &self.dropped,
+            &self.frames_sent,
+            &self.bytes_sent,
+            &self.bytes_received,
+            &self.failures,
+        ];
+        for counters in counters {
+            counters.remove(&label);
+        }
+    }
+
     /// Names the figures in a registry.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("transport");

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, watch};
 
+use crate::address::Addresses;
 use crate::codec::{Item, weight};
 use crate::config::Config;
 use crate::error::Error;
@@ -26,11 +27,13 @@ const READ_AHEAD_BYTES: usize = 256 << 10;
 pub struct Peer {
     /// Its id.
     pub node: NodeId,
-    /// Where it is dialled; `None` until somebody tells.
-    pub address: watch::Sender<Option<PeerAddress>>,
+    /// Where it is dialled; none until somebody tells.
+    pub addresses: watch::Sender<Addresses>,
     /// Rises with each connection: an older one ends when it sees a newer.
     pub generation: watch::Sender<u64>,
     label: PeerLabel,
+    /// Whether a connection for messages is up.
+    connected: watch::Sender<bool>,
     queue: Mutex<Queue>,
     filled: Notify,
 }
@@ -47,9 +50,10 @@ impl Peer {
     pub fn new(node: NodeId) -> Self {
         Self {
             node,
-            address: watch::Sender::new(None),
+            addresses: watch::Sender::default(),
             generation: watch::Sender::new(0),
             label: label(node),
+            connected: watch::Sender::new(false),
             queue: Mutex::default(),
             filled: Notify::new(),
         }
@@ -97,11 +101,42 @@ impl Peer {
             connected,
             ..Queue::default()
         };
+        self.connected.send_replace(connected);
         metrics
             .connected
             .get_or_create(&self.label)
             .set(i64::from(connected));
         metrics.queue_bytes.get_or_create(&self.label).set(0);
+    }
+
+    /// Tells whether a connection for messages is up, and when that changes.
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
+    }
+
+    /// It says where it can be reached; ignored while it is connected, for then it has no reason to,
+    /// and somebody else might.
+    pub fn introduce(&self, address: PeerAddress) {
+        self.addresses.send_if_modified(|addresses| {
+            let is_heard = !*self.connected.borrow(); // under the lock: see `confirm`
+            is_heard && addresses.introduce(address)
+        });
+    }
+
+    /// To be called when a connection to this `address` is up, for which `before` was known.
+    ///
+    /// What was introduced until then is forgotten here, and what is introduced from then on is
+    /// ignored: in whatever order the two come, the address that works stays.
+    pub fn confirm(&self, before: &Addresses, address: &PeerAddress) {
+        self.addresses
+            .send_if_modified(|addresses| addresses.confirm(before, address));
+    }
+
+    /// Waits until the connection to this `address` must be left for another, told since `before`.
+    pub async fn moved(&self, before: &Addresses, address: &PeerAddress) -> Error {
+        let mut addresses = self.addresses.subscribe();
+        drop(addresses.wait_for(|now| now.moved(before, address)).await);
+        Error::Moved
     }
 
     fn take(&self) -> Vec<Item> {

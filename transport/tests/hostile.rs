@@ -110,7 +110,7 @@ async fn a_wrong_hello_is_refused_and_the_next_good_one_is_served() {
         ("no node id", hello(2, 1, 0, 5, MESSAGES)),
         ("our own id", hello(2, 1, 5, 5, MESSAGES)),
         ("an id that should be dialled", hello(2, 1, 6, 5, MESSAGES)),
-        ("a kind of connection that is none", hello(2, 1, 2, 5, 3)),
+        ("a kind of connection that is none", hello(2, 1, 2, 5, 4)),
         ("our own id, with snapshots", hello(2, 1, 5, 5, SNAPSHOTS)),
         ("a changed byte", torn),
         (

@@ -23,7 +23,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use multiraft_engine::raft::message::Envelope;
 use multiraft_engine::snapshot::SnapshotStore;
-use multiraft_engine::traits::{PeerAddress, TransportObserver};
+use multiraft_engine::traits::TransportObserver;
+use multiraft_engine::types::NodeId;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
@@ -31,13 +32,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::address::Addresses;
 use crate::config::Config;
 use crate::error::Error;
-use crate::handshake::Accepted;
 use crate::metrics::{Metrics, label};
 use crate::peer::fill;
-use crate::snapshot::Receiver;
 use crate::snapshot::wire::{self, Frame, Taken};
+use crate::snapshot::{Ends, Receiver};
 use sends::Sends;
 
 /// Who is told, if anybody is.
@@ -103,8 +104,8 @@ impl Snapshots {
     }
 
     /// Queues a snapshot for a peer; without an address for it, it is aborted.
-    pub fn send(&self, envelope: Envelope, address: Option<watch::Receiver<Option<PeerAddress>>>) {
-        self.sends.send(envelope, address);
+    pub fn send(&self, envelope: Envelope, addresses: Option<watch::Receiver<Addresses>>) {
+        self.sends.send(envelope, addresses);
     }
 
     /// Sends what is queued, and deletes partial files that nobody goes on with; ends when dropped.
@@ -126,12 +127,16 @@ impl Snapshots {
     }
 
     /// Serves a sender's connection to its end.
-    pub async fn receive(&self, stream: TcpStream, accepted: Accepted) {
+    pub async fn receive(&self, stream: TcpStream, (node, incarnation): (NodeId, u64)) {
+        let ends = Ends {
+            from: node,
+            incarnation,
+            to: self.shared.config.node,
+        };
         let error = match self.connections.try_acquire() {
-            Ok(_place) => receive::serve(&self.shared, &self.receiver, stream, accepted).await,
+            Ok(_place) => receive::serve(&self.shared, &self.receiver, stream, ends).await,
             Err(_) => receive::refuse(&self.shared, stream).await,
         };
-        let node = accepted.node;
         tracing::debug!(%node, %error, "a connection for snapshots ended");
         if !matches!(error, Error::Closed | Error::Busy) {
             let failures = &self.shared.metrics.failures;

@@ -11,7 +11,6 @@ use tokio::sync::Mutex;
 
 use super::{Shared, next_frame};
 use crate::error::Error;
-use crate::handshake::Accepted;
 use crate::metrics::label;
 use crate::snapshot::wire::{self, Frame, Refusal};
 use crate::snapshot::{Answer, Ends, Incoming, Receiver, Then};
@@ -21,13 +20,8 @@ pub async fn serve(
     shared: &Arc<Shared>,
     receiver: &Arc<Receiver>,
     stream: TcpStream,
-    accepted: Accepted,
+    ends: Ends,
 ) -> Error {
-    let ends = Ends {
-        from: accepted.node,
-        incarnation: accepted.incarnation,
-        to: shared.config.node,
-    };
     let incoming = receiver.connection(ends);
     let (reader, writer) = stream.into_split();
     let writer = Mutex::new(writer);

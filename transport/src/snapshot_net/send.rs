@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use super::sends::{Job, Ticket};
 use super::{Shared, next_frame};
+use crate::address::Addresses;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::handshake;
@@ -25,7 +26,7 @@ use crate::snapshot::rate::RateLimit;
 struct Transfer {
     shared: Arc<Shared>,
     rate: Arc<Mutex<RateLimit>>,
-    address: watch::Receiver<Option<PeerAddress>>,
+    addresses: watch::Receiver<Addresses>,
     ticket: Mutex<Ticket>,
     sender: Mutex<SendingSnapshot>,
     /// An acknowledgement came: the window may be open.
@@ -44,7 +45,7 @@ enum Link {
 pub async fn run(shared: Arc<Shared>, rate: Arc<Mutex<RateLimit>>, job: Job) {
     let Job {
         envelope,
-        address,
+        addresses,
         ticket,
         ..
     } = job;
@@ -54,7 +55,7 @@ pub async fn run(shared: Arc<Shared>, rate: Arc<Mutex<RateLimit>>, job: Job) {
     let transfer = Transfer {
         shared,
         rate,
-        address,
+        addresses,
         ticket: Mutex::new(ticket),
         sender: Mutex::new(sender),
         window: Notify::new(),
@@ -105,7 +106,7 @@ impl Transfer {
         let mut backoff = Backoff::new(&self.shared.config);
         while !self.sender.lock().has_ended() {
             let before = self.sender.lock().acked();
-            let address = self.address.borrow().clone();
+            let address = self.addresses.borrow().dialled().cloned();
             let Some(address) = address else {
                 return self.sender.lock().abort();
             };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use multiraft_engine::raft::message::{Envelope, Message};
 use multiraft_engine::snapshot::{SnapshotSending, Travelling};
-use multiraft_engine::traits::{PeerAddress, TransportObserver};
+use multiraft_engine::traits::TransportObserver;
 use multiraft_engine::types::{GroupId, NodeId};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::{Shared, send};
+use crate::address::Addresses;
 use crate::metrics::{SnapshotMetrics, label};
 use crate::snapshot::rate::RateLimit;
 
@@ -40,7 +41,7 @@ struct Open {
 /// A send that waits for its turn.
 pub struct Job {
     pub envelope: Envelope,
-    pub address: watch::Receiver<Option<PeerAddress>>,
+    pub addresses: watch::Receiver<Addresses>,
     pub ticket: Ticket,
     queued: Duration,
 }
@@ -135,7 +136,7 @@ impl Sends {
     pub fn send(
         self: &Arc<Self>,
         envelope: Envelope,
-        address: Option<watch::Receiver<Option<PeerAddress>>>,
+        addresses: Option<watch::Receiver<Addresses>>,
     ) {
         let Message::InstallSnapshot { snapshot } = &envelope.message else {
             panic!("send_snapshot is for InstallSnapshot alone");
@@ -149,13 +150,13 @@ impl Sends {
             index: snapshot.index,
         };
         let (ticket, is_first) = self.ticket(travelling, observer);
-        let address = address.filter(|address| is_first && address.borrow().is_some());
-        let refused = match address {
+        let addresses = addresses.filter(|known| is_first && known.borrow().dialled().is_some());
+        let refused = match addresses {
             None => Some(ticket),
-            Some(address) => {
+            Some(addresses) => {
                 let job = Job {
                     envelope,
-                    address,
+                    addresses,
                     ticket,
                     queued: self.shared.now(),
                 };

@@ -9,6 +9,7 @@
 pub mod node;
 pub mod pair;
 pub mod proxy;
+pub mod raw;
 pub mod store;
 
 use std::sync::mpsc;

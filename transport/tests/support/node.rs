@@ -23,11 +23,12 @@ pub struct End {
     pub seen: mpsc::Receiver<Seen>,
 }
 
-/// A node of cluster 1 with short chunks.
+/// A node of cluster 1 with short chunks, which does not introduce itself.
 pub async fn end(node: u32, change: impl FnOnce(&mut Config)) -> End {
     let mut config = Config::new(1, id(node), 70 + u64::from(node));
     config.snapshots.chunk_bytes = CHUNK;
     config.snapshots.window_chunks = 2;
+    config.introduce_after = Duration::from_secs(3600);
     change(&mut config);
     let store = MemoryStore::default();
     let bound = TcpTransport::bind(config, store.shared(), Handle::current()).await;
