@@ -199,7 +199,7 @@ async fn who_cannot_join_or_leave_is_told_why_and_nothing_is_left() {
         .expect("nothing half-done stays");
 
     assert_eq!(
-        leave(&nodes[2], GROUP).await.unwrap_err().code(),
+        leave(&nodes[2], 9).await.unwrap_err().code(),
         Code::NotFound
     );
     join(&nodes[2], &nodes[0], Role::Witness).await.unwrap();
