@@ -74,11 +74,7 @@ pub fn encode(item: &Item, meta: &mut BytesMut, blocks: &mut Vec<Bytes>) {
         } => {
             meta.put_u8(APPEND);
             put_numbers(meta, &[prev_index.0, prev_term.0, commit.0]);
-            meta.put_u32_le(length(sent.len()));
-            for block in sent {
-                meta.put_u32_le(length(block.bytes().len()));
-                blocks.push(block.bytes().clone());
-            }
+            put_blocks(meta, sent, blocks);
         }
         Message::AppendEntriesResponse(AppendResponse::Accepted { last }) => {
             meta.put_u8(APPEND_ACCEPTED);
@@ -123,15 +119,7 @@ pub fn encode(item: &Item, meta: &mut BytesMut, blocks: &mut Vec<Bytes>) {
         Message::Propose {
             first_request,
             payloads,
-        } => {
-            meta.put_u8(PROPOSE);
-            put_numbers(meta, &[*first_request]);
-            meta.put_u32_le(length(payloads.len()));
-            for payload in payloads {
-                meta.put_u32_le(length(payload.len()));
-                meta.put_slice(payload);
-            }
-        }
+        } => put_propose(meta, *first_request, payloads),
         Message::ProposeResponse {
             first_request,
             count,
@@ -154,15 +142,8 @@ pub fn encode(item: &Item, meta: &mut BytesMut, blocks: &mut Vec<Bytes>) {
         Message::Removed {
             membership,
             applied,
-        } => {
-            meta.put_u8(REMOVED);
-            put_numbers(meta, &[applied.0]);
-            put_bytes(meta, &membership.encode());
-        }
-        Message::Join(request) => {
-            meta.put_u8(JOIN);
-            put_join(meta, request);
-        }
+        } => put_membership(meta, REMOVED, *applied, membership),
+        Message::Join(request) => put_join(meta, request),
         Message::JoinRefused(reason) => put_refusal(meta, *reason),
     }
 }
@@ -259,6 +240,18 @@ pub fn decode(meta: &mut Bytes, blocks: &mut Bytes) -> Result<Item, Error> {
                 index: confirmed.then_some(index),
             }
         }
+        kind => membership_message(kind, meta)?,
+    };
+    Ok(Item {
+        group,
+        term,
+        message,
+    })
+}
+
+/// Those about who belongs to a group.
+fn membership_message(kind: u8, meta: &mut Bytes) -> Result<Message, Error> {
+    Ok(match kind {
         AM_I_MEMBER => Message::AmIMember,
         REMOVED => {
             let applied = Index(u64(meta)?);
@@ -271,11 +264,6 @@ pub fn decode(meta: &mut Bytes, blocks: &mut Bytes) -> Result<Item, Error> {
         JOIN => Message::Join(join(meta)?),
         JOIN_REFUSED => Message::JoinRefused(refusal(meta)?),
         _ => return Err(Error::Malformed("unknown kind of message")),
-    };
-    Ok(Item {
-        group,
-        term,
-        message,
     })
 }
 
@@ -307,6 +295,25 @@ pub fn weight(message: &Message) -> usize {
     }
 }
 
+fn put_propose(meta: &mut BytesMut, first_request: u64, payloads: &[Bytes]) {
+    meta.put_u8(PROPOSE);
+    put_numbers(meta, &[first_request]);
+    meta.put_u32_le(length(payloads.len()));
+    for payload in payloads {
+        meta.put_u32_le(length(payload.len()));
+        meta.put_slice(payload);
+    }
+}
+
+/// Count and lengths; the bytes go elsewhere.
+fn put_blocks(meta: &mut BytesMut, sent: &[Block], blocks: &mut Vec<Bytes>) {
+    meta.put_u32_le(length(sent.len()));
+    for block in sent {
+        meta.put_u32_le(length(block.bytes().len()));
+        blocks.push(block.bytes().clone());
+    }
+}
+
 fn put_vote(meta: &mut BytesMut, kind: u8, request: VoteRequest) {
     put_flag(meta, kind, request.transfer);
     let numbers = [
@@ -319,6 +326,7 @@ fn put_vote(meta: &mut BytesMut, kind: u8, request: VoteRequest) {
 
 /// The incarnation, then the one who joins as a membership of its own.
 fn put_join(meta: &mut BytesMut, request: &JoinRequest) {
+    meta.put_u8(JOIN);
     put_numbers(meta, &[request.incarnation]);
     let alone = [(request.node, request.member.clone())];
     put_bytes(meta, &Membership::new(alone.into()).encode());
@@ -335,6 +343,12 @@ fn join(meta: &mut Bytes) -> Result<JoinRequest, Error> {
         }),
         _ => Err(Error::Malformed("not one member who joins")),
     }
+}
+
+fn put_membership(meta: &mut BytesMut, kind: u8, at: Index, membership: &Membership) {
+    meta.put_u8(kind);
+    put_numbers(meta, &[at.0]);
+    put_bytes(meta, &membership.encode());
 }
 
 fn put_refusal(meta: &mut BytesMut, reason: JoinRefusal) {

@@ -24,11 +24,10 @@ impl World {
                 Fault::Partition | Fault::OneWay | Fault::Partial => 700,
                 Fault::Reset | Fault::Pause | Fault::FalseEvidence | Fault::Membership => 250,
                 Fault::ClockRate | Fault::Transfer => 400,
-                Fault::Snapshot => 150,
+                Fault::Snapshot | Fault::Leave => 150,
                 Fault::BreakTransfer => 5,
                 Fault::Rot => 500,
                 Fault::Wipe => 800,
-                Fault::Leave => 150,
                 // These happen where frames are sent, disks turned and entries applied.
                 Fault::Drop
                 | Fault::Duplicate
