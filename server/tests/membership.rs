@@ -125,11 +125,11 @@ async fn a_group_moves_to_other_nodes_and_back_with_all_its_data() {
     );
     // Observers are promoted by asking again.
     join(&nodes[3], &nodes[4], Role::Member).await.unwrap();
-    for at in 0..3 {
-        write(&nodes[at], &format!("before {at} leaves")).await;
-        leave(&nodes[at], GROUP).await.unwrap();
-        leave(&nodes[at], GROUP).await.expect("again is no error");
-        assert_eq!(role(&nodes[at]).await, None, "nothing is left of it");
+    for node in &nodes[..3] {
+        write(node, &format!("before {} leaves", node.id)).await;
+        leave(node, GROUP).await.unwrap();
+        leave(node, GROUP).await.expect("again is no error");
+        assert_eq!(role(node).await, None, "nothing is left of it");
     }
     assert_eq!(role(&nodes[3]).await.map(|role| role.1), Some(vec![4, 5]));
     write(&nodes[3], "on the new nodes").await;
