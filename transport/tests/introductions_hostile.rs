@@ -9,7 +9,7 @@ mod support;
 
 use std::time::Duration;
 
-use multiraft_engine::traits::ConnectionState::{Established, Failed};
+use multiraft_engine::traits::ConnectionState::{self, Established, Failed};
 use multiraft_engine::traits::{ConnectionKind, Transport};
 use multiraft_transport::Config;
 use prometheus_client::registry::Registry;
@@ -23,6 +23,10 @@ async fn wait_refused(one: &End, count: u64) {
     let refused = one.transport.metrics().refused.clone();
     wait_until("it is refused", || refused.get() >= count).await;
     assert_eq!(refused.get(), count);
+}
+
+fn wait_for(one: &End, node: u32, state: ConnectionState) {
+    while one.next() != Seen::Connection(id(node), ConnectionKind::Messages, state) {}
 }
 
 /// The hello of an introduction to node 1.
@@ -90,7 +94,9 @@ async fn who_may_dial_or_is_nobody_does_not_introduce_itself() {
             to: 5,
             ..hello(from)
         };
-        let stream = call(&five, stranger).await;
+        let mut stream = call(&five, stranger).await;
+        // Refused already, or not: then it is a good introduction.
+        drop(stream.write_all(&told(b"127.0.0.1", 1)).await);
         wait_refused(&five, count).await;
         wait_closed(stream, "a lower id").await;
     }
@@ -112,23 +118,27 @@ async fn only_so_many_strangers_are_kept_and_no_trace_of_the_others() {
         introduce(&one, stranger, "127.0.0.1", place.port).await;
         let (stream, hello) = place.called().await;
         assert_eq!(hello.to, stranger);
-        held.push(stream);
+        held.push((stream, hello));
     }
     introduce(&one, 8, "127.0.0.1", place.port).await;
     wait_refused(&one, 1).await;
     // Those that are known may say where they are.
     introduce(&one, 5, "127.0.0.1", place.port).await;
     introduce(&one, 6, "127.0.0.1", place.port).await;
-    // Node 7 is told, node 6 is not found: two others have their places.
+    // Node 7 is told, node 6 is not found any more: two others have their places.
     one.transport.set_peer(id(7), local(place.port));
-    drop(held.remove(0));
-    let failed = Seen::Connection(id(6), ConnectionKind::Messages, Failed);
-    while one.next() != failed {}
+    let (mut six, hello) = held.remove(0);
+    six.write_all(&hello.answer(1)).await.unwrap();
+    wait_for(&one, 6, Established);
+    drop(six);
+    wait_for(&one, 6, Failed);
+    drop(place.called().await);
+    wait_for(&one, 6, Failed);
     for stranger in [8, 9] {
         introduce(&one, stranger, "127.0.0.1", place.port).await;
         let (stream, hello) = place.called().await;
         assert_eq!(hello.to, stranger);
-        held.push(stream);
+        held.push((stream, hello));
     }
     introduce(&one, 6, "127.0.0.1", place.port).await;
     wait_refused(&one, 2).await;

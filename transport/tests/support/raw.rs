@@ -4,6 +4,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::PATIENCE;
 use super::node::End;
 
 pub const MESSAGES: u32 = 1;
@@ -76,9 +77,13 @@ impl Place {
 
     /// Who calls next, not answered yet.
     pub async fn called(&self) -> (TcpStream, Hello) {
-        let (mut stream, _) = self.listener.accept().await.unwrap();
-        let hello = Hello::read(&mut stream).await;
-        (stream, hello)
+        let calling = async {
+            let (mut stream, _) = self.listener.accept().await.unwrap();
+            let hello = Hello::read(&mut stream).await;
+            (stream, hello)
+        };
+        let called = tokio::time::timeout(PATIENCE, calling).await;
+        called.expect("called in time")
     }
 
     /// As [`Place::called`], and answered.
