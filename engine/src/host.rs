@@ -445,6 +445,14 @@ impl<M: StateMachine> Inner<M> {
     }
 
     fn run_applier(&self, at: usize) {
+        self.apply_until_closed(at);
+        // Its shard may not have come to its end yet. What it still hands over would lie here, and
+        // the clients that wait for it would never be told.
+        self.appliers[at].close();
+        self.appliers[at].take(&mut Vec::new(), None);
+    }
+
+    fn apply_until_closed(&self, at: usize) {
         let mut applier = Applier::new(Arc::clone(&self.parts.machine));
         let mut tasks = Vec::new();
         while self.appliers[at].take(&mut tasks, None) {

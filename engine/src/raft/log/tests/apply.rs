@@ -252,3 +252,62 @@ fn what_the_disk_held_at_the_start_may_hold_a_change_until_it_is_applied() {
     log.on_applied_to(3);
     assert!(!log.may_hold_conf_change());
 }
+
+#[test]
+fn a_leader_reads_which_changes_its_log_holds() {
+    // Applied; which entries are read; which changes wait then: 3 and 5 are some, and 6 came since.
+    for (applied, read, waiting) in [
+        (2, vec![3, 4, 5], vec![3, 5, 6]),
+        (3, vec![4, 5], vec![5, 6]),
+        (4, vec![5], vec![5, 6]),
+        (5, vec![], vec![6]),
+    ] {
+        let case = format!("applied={applied}");
+        let mut log = restored();
+        log.accept(&[change_block(6, 2)]).expect("no conflict");
+        log.commit_to(Index(5));
+        log.on_applied_to(applied);
+        let mut asked = Vec::new();
+        let mut disk = |first: Index, last: Index, _: usize| {
+            assert_eq!(last, Index(5), "what came since is known");
+            asked.push(first.0);
+            let term = log_term(first.0);
+            Ok(match first.0 {
+                3 | 5 => vec![change_block(first.0, term)],
+                other => vec![block(other, other, term)],
+            })
+        };
+        log.learn_kinds(&mut disk).expect("the disk answers");
+        assert_eq!(asked, read, "{case}");
+        assert!(!log.has_unknown_kinds(), "{case}");
+        let found: Vec<_> = log.unapplied_conf_changes().map(|c| c.0.0).collect();
+        assert_eq!(found, waiting, "{case}");
+        let again = log.learn_kinds(&mut no_disk);
+        again.expect("known: nothing is read");
+    }
+}
+
+/// Of the entries of [`restored`].
+fn log_term(index: u64) -> u64 {
+    if index <= 3 { 1 } else { 2 }
+}
+
+#[test]
+fn changes_stay_unknown_while_the_disk_cannot_tell() {
+    let mut log = restored();
+    let mut nothing = |_: Index, _: Index, _: usize| Ok(Vec::new());
+    log.learn_kinds(&mut nothing).expect("asked again later");
+    assert!(log.has_unknown_kinds());
+    let damaged = LogError::Damaged {
+        group: GROUP,
+        index: Index(4),
+    };
+    let mut first_only = |first: Index, _: Index, _: usize| match first.0 {
+        3 => Ok(vec![change_block(3, 1)]),
+        _ => Err(damaged.clone()),
+    };
+    let failed = log.learn_kinds(&mut first_only);
+    assert!(matches!(failed, Err(LogError::Damaged { .. })));
+    assert!(log.has_unknown_kinds() && log.may_hold_conf_change());
+    assert_eq!(log.unapplied_conf_changes().count(), 0, "all or nothing");
+}
