@@ -6,11 +6,13 @@
     reason = "a test may stop where it stands"
 )]
 
+mod snapshots;
 mod support;
 
 use std::io;
 
 use bytes::Bytes;
+use multiraft_engine::block::{Block, EntryKind};
 use multiraft_engine::config::ConfigError;
 use multiraft_engine::error::{
     BootstrapError, ChangeMembershipError, ProposeError, ReadError, StartError,
@@ -22,7 +24,7 @@ use multiraft_engine::raft::conf_change::{Change, ConfChange, Transition};
 use multiraft_engine::raft::effects::{Refusal, Snapshot};
 use multiraft_engine::raft::membership::{Member, MemberRole, Membership, MembershipError};
 use multiraft_engine::raft::message::{Envelope, Message};
-use multiraft_engine::snapshot::{SnapshotSending, Travelling};
+use multiraft_engine::snapshot::{SnapshotSending, SnapshotStore, Travelling};
 use multiraft_engine::traits::{ConnectionKind, ConnectionState, PeerAddress};
 use multiraft_engine::types::{GroupId, Index, Term};
 
@@ -238,33 +240,6 @@ async fn a_change_of_the_membership_makes_its_peers_known() {
     assert_eq!(*world.connections.0.lock(), [seen]);
 }
 
-#[tokio::test]
-async fn a_snapshot_is_made_when_it_is_asked_for_and_there_is_room() {
-    let mut world = World::new();
-    world.config.retain_entries = 0;
-    // A snapshot that could not be made is tried again soon.
-    world.config.limits.election_ticks = 3;
-    let host = led(&mut world).await;
-    propose(&host).await.unwrap();
-    *world.store.is_full.lock() = true;
-    host.make_snapshot(GROUP);
-    assert_eq!(world.done.recv().await, Some(Done::Refused(GROUP)));
-    assert_eq!(propose(&host).await.unwrap(), COMMAND, "it goes on without");
-    assert_eq!(host.status(&[]).await[0].snapshot, Index::ZERO);
-    *world.store.is_full.lock() = false;
-    while host.status(&[]).await[0].snapshot == Index::ZERO {
-        host.make_snapshot(GROUP);
-    }
-    let status = host.status(&[]).await.remove(0);
-    assert_eq!((status.snapshot, status.first), (Index(3), Index(4)));
-    world
-        .event(|e| is_snapshot(e, SnapshotEvent::Created))
-        .await;
-    world
-        .event(|e| is_snapshot(e, SnapshotEvent::LogCompacted))
-        .await;
-}
-
 fn snapshot(members: Membership) -> Snapshot {
     Snapshot {
         index: Index(20),
@@ -280,51 +255,6 @@ fn arrived(world: &World, group: GroupId) {
     drop(snapshots);
     let envelope = from_leader(group, Message::InstallSnapshot { snapshot });
     world.network.observer().on_snapshot_received(envelope);
-}
-
-#[tokio::test]
-async fn a_snapshot_of_a_leader_takes_the_place_of_log_and_state() {
-    let mut world = World::new();
-    let host = world.start().unwrap();
-    host.bootstrap(GROUP, voters([1, 2])).await.unwrap();
-    arrived(&world, GROUP);
-    world
-        .event(|e| is_snapshot(e, SnapshotEvent::Received(id(2))))
-        .await;
-    world
-        .event(|e| is_snapshot(e, SnapshotEvent::Recovered))
-        .await;
-    let status = host.status(&[]).await.remove(0);
-    assert_eq!((status.applied, status.snapshot), (Index(20), Index(20)));
-    assert_eq!(host.machine().applied.lock()[&GROUP], Index(20));
-    // News of one on its way out is told in pairs.
-    let sent = Travelling {
-        group: GROUP,
-        to: id(2),
-        index: Index(20),
-    };
-    let network = world.network.observer();
-    network.on_snapshot_sending(sent, SnapshotSending::Started);
-    network.on_snapshot_sending(sent, SnapshotSending::Completed);
-    for kind in [
-        SnapshotEvent::SendStarted(id(2)),
-        SnapshotEvent::SendCompleted(id(2)),
-    ] {
-        world.event(|event| is_snapshot(event, kind)).await;
-    }
-}
-
-#[tokio::test]
-async fn snapshots_of_groups_that_are_not_here_are_forgotten() {
-    let mut world = World::new();
-    let left = snapshot(voters([1]));
-    world.store.snapshots.lock().insert(GroupId(9), vec![left]);
-    let host = world.start().unwrap();
-    assert_eq!(world.done.recv().await, Some(Done::Forgot(GroupId(9))));
-    host.bootstrap(GROUP, voters([1])).await.unwrap();
-    arrived(&world, GroupId(8));
-    assert_eq!(world.done.recv().await, Some(Done::Forgot(GroupId(8))));
-    assert!(world.store.snapshots.lock().is_empty());
 }
 
 /// Everything that asks for something is told that this node serves nothing any more.
@@ -492,6 +422,12 @@ fn tell(world: &World) {
     network.on_connection(id(2), &address(2), kind, state);
 }
 
+/// A group without entries, and with these bytes for its membership.
+fn leave_behind(world: &World, meta: Bytes) {
+    let log = &world.log;
+    log.leave_behind(GROUP, meta, (Index::ZERO, Term::ZERO), Vec::new());
+}
+
 fn start_error(world: &World) -> StartError {
     world.start().err().expect("it must not start")
 }
@@ -535,9 +471,7 @@ fn a_host_does_not_start_on_what_cannot_work() {
 #[test]
 fn a_host_does_not_start_on_what_is_not_its_own() {
     let world = World::new();
-    world
-        .log
-        .leave_behind(GROUP, Bytes::from_static(b"garbage"));
+    leave_behind(&world, Bytes::from_static(b"garbage"));
     let error = start_error(&world);
     assert!(
         matches!(error, StartError::Membership { group: GROUP, .. }),
@@ -545,7 +479,7 @@ fn a_host_does_not_start_on_what_is_not_its_own() {
     );
 
     let world = World::new();
-    world.log.leave_behind(GROUP, voters([1]).encode());
+    leave_behind(&world, voters([1]).encode());
     world.machine.applied.lock().insert(GROUP, Index(5));
     let error = start_error(&world);
     assert!(
@@ -561,7 +495,7 @@ fn a_host_does_not_start_on_what_is_not_its_own() {
     );
 
     let world = World::new();
-    world.log.leave_behind(GROUP, voters([1]).encode());
+    leave_behind(&world, voters([1]).encode());
     *world.machine.fails.lock() = Some(Step::Applied);
     let error = start_error(&world);
     assert!(

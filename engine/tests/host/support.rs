@@ -134,11 +134,24 @@ impl MemoryLog {
         self.observer.lock().clone().expect("a host was started")
     }
 
-    /// A group that an earlier start left behind: without entries, and with these bytes.
-    pub fn leave_behind(&self, group: GroupId, meta: Bytes) {
+    /// A group that an earlier start left behind.
+    pub fn leave_behind(
+        &self,
+        group: GroupId,
+        meta: Bytes,
+        compacted: (Index, Term),
+        blocks: Vec<Block>,
+    ) {
+        let last_term = blocks.last().map_or(compacted.1, Block::term);
+        let hard_state = HardState {
+            term: last_term,
+            ..HardState::default()
+        };
         let stored = Stored {
             meta,
-            ..Stored::default()
+            hard_state,
+            compacted,
+            blocks,
         };
         self.groups.lock().insert(group, stored);
     }
@@ -357,13 +370,29 @@ pub enum Done {
     Refused(GroupId),
     /// It deleted all of a group.
     Forgot(GroupId),
+    /// It read all of this one.
+    Verified(Index),
 }
 
 /// Descriptions without files.
 pub struct Store {
     pub is_full: Mutex<bool>,
     pub snapshots: Mutex<BTreeMap<GroupId, Vec<Snapshot>>>,
+    pub damaged: Mutex<Vec<Index>>,
     done: UnboundedSender<Done>,
+}
+
+impl Store {
+    fn check(&self, group: GroupId, index: Index) -> Result<(), SnapshotError> {
+        if self.damaged.lock().contains(&index) {
+            let what = "a byte";
+            return Err(SnapshotError::Damaged { group, index, what });
+        }
+        let is_here = self.of(group).iter().any(|s| s.index == index);
+        is_here
+            .then_some(())
+            .ok_or(SnapshotError::NotFound { group, index })
+    }
 }
 
 impl SnapshotStore for Store {
@@ -396,7 +425,7 @@ impl SnapshotStore for Store {
     }
 
     fn load(&self, group: GroupId, index: Index) -> Result<Box<dyn SnapshotIn>, SnapshotError> {
-        self.verify(group, index)?;
+        self.check(group, index)?;
         Ok(Box::new(Empty))
     }
 
@@ -425,10 +454,11 @@ impl SnapshotStore for Store {
     }
 
     fn verify(&self, group: GroupId, index: Index) -> Result<(), SnapshotError> {
-        let is_here = self.of(group).iter().any(|s| s.index == index);
-        is_here
-            .then_some(())
-            .ok_or(SnapshotError::NotFound { group, index })
+        let found = self.check(group, index);
+        self.done
+            .send(Done::Verified(index))
+            .expect("the test listens");
+        found
     }
 
     fn receive(
@@ -491,6 +521,7 @@ impl World {
         let store = Store {
             is_full: Mutex::default(),
             snapshots: Mutex::default(),
+            damaged: Mutex::default(),
             done: done_in,
         };
         let mut config = Config {
