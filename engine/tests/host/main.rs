@@ -6,6 +6,7 @@
     reason = "a test may stop where it stands"
 )]
 
+mod members;
 mod snapshots;
 mod support;
 
@@ -14,6 +15,7 @@ use std::io;
 use bytes::Bytes;
 use multiraft_engine::block::{Block, EntryKind};
 use multiraft_engine::config::ConfigError;
+use multiraft_engine::description::Description;
 use multiraft_engine::error::{
     BootstrapError, ChangeMembershipError, ProposeError, ReadError, StartError,
 };
@@ -468,6 +470,11 @@ fn a_host_does_not_start_on_what_cannot_work() {
     }
 }
 
+/// What the log says of a group of this node alone.
+fn description() -> Bytes {
+    Description::member(voters([1]), id(1)).encode()
+}
+
 #[test]
 fn a_host_does_not_start_on_what_is_not_its_own() {
     let world = World::new();
@@ -479,7 +486,7 @@ fn a_host_does_not_start_on_what_is_not_its_own() {
     );
 
     let world = World::new();
-    leave_behind(&world, voters([1]).encode());
+    leave_behind(&world, description());
     world.machine.applied.lock().insert(GROUP, Index(5));
     let error = start_error(&world);
     assert!(
@@ -495,7 +502,7 @@ fn a_host_does_not_start_on_what_is_not_its_own() {
     );
 
     let world = World::new();
-    leave_behind(&world, voters([1]).encode());
+    leave_behind(&world, description());
     *world.machine.fails.lock() = Some(Step::Applied);
     let error = start_error(&world);
     assert!(

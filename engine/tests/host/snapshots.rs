@@ -80,7 +80,7 @@ fn behind(world: &World, snapshots: &[u64]) {
     let compacted = (Index(20), Term(4));
     let entries = [(EntryKind::Normal, COMMAND), (EntryKind::Normal, COMMAND)];
     let block = Block::encode(Index(21), Term(4), &entries);
-    let meta = voters([1]).encode();
+    let meta = super::description();
     world.log.leave_behind(GROUP, meta, compacted, vec![block]);
     world.machine.applied.lock().insert(GROUP, Index(3));
     let at = |&index: &u64| Snapshot {

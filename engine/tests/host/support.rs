@@ -91,6 +91,9 @@ struct Stored {
 
 impl Stored {
     fn write(&mut self, write: GroupWrite) {
+        if write.remove {
+            *self = Self::default();
+        }
         self.meta = write.meta.unwrap_or(std::mem::take(&mut self.meta));
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
         if let Some(after) = write.restart_after {
@@ -337,7 +340,8 @@ impl StateMachine for Machine {
         Ok(())
     }
 
-    fn remove(&self, _: GroupId) -> io::Result<()> {
+    fn remove(&self, group: GroupId) -> io::Result<()> {
+        self.applied.lock().remove(&group);
         Ok(())
     }
 }
