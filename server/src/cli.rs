@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 pub use client_args::{
     ConnectionArgs, DelArgs, GetArgs, KeyArgs, LeaveArgs, MembersArgs, PutArgs, RangeArgs,
-    StatusArgs, WatchArgs,
+    SnapshotArgs, StatusArgs, TransferArgs, WatchArgs,
 };
 pub use event_line::{EventText, Tone, coloured_line, describe, plain_line};
 pub use failure::Failure;
@@ -75,6 +75,10 @@ pub enum ClientCommand {
     Join(MembersArgs),
     /// Makes a node leave a group and delete its replica.
     Leave(LeaveArgs),
+    /// Hands leadership of a group to one of its voters.
+    Transfer(TransferArgs),
+    /// Makes a snapshot of a group on a node now, and compacts its log.
+    Snapshot(SnapshotArgs),
     /// Prints what happens on a node, one line for each event.
     Watch(WatchArgs),
     /// Shows nodes, their groups and their peers.
@@ -98,6 +102,8 @@ pub async fn run_client(command: ClientCommand) -> Result<(), Failure> {
         ClientCommand::Bootstrap(args) => group_verbs::bootstrap(args).await,
         ClientCommand::Join(args) => group_verbs::join(args).await,
         ClientCommand::Leave(args) => group_verbs::leave(args).await,
+        ClientCommand::Transfer(args) => group_verbs::transfer(args).await,
+        ClientCommand::Snapshot(args) => group_verbs::snapshot(args).await,
         ClientCommand::Watch(args) => group_verbs::watch(args).await,
         ClientCommand::Status(args) => group_verbs::status(args).await,
         ClientCommand::Put(args) => key_verbs::put(args).await,

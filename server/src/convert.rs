@@ -139,6 +139,7 @@ pub fn group_status(status: &GroupStatus) -> admin::GroupStatus {
         first_index: status.first.0,
         last_index: status.last.0,
         members: member_configs(&status.membership),
+        snapshot_index: status.snapshot.0,
     }
 }
 

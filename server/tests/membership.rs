@@ -7,9 +7,11 @@
 
 mod support;
 
-use multiraft_proto::admin::StatusRequest;
 use multiraft_proto::admin::admin_client::AdminClient;
 use multiraft_proto::admin::group_status::Role as Shown;
+use multiraft_proto::admin::{
+    GroupStatus, MakeSnapshotRequest, StatusRequest, TransferLeadershipRequest,
+};
 use multiraft_proto::node::member_config::Role;
 use multiraft_proto::node::node_client::NodeClient;
 use multiraft_proto::node::{GroupConfig, JoinRequest, LeaveRequest, MemberConfig};
@@ -79,14 +81,18 @@ async fn leave(node: &Process, group_id: u32) -> Result<(), Status> {
     .await
 }
 
-/// What a node is in the group, and who else is in it; `None`: it has nothing of it.
-async fn role(node: &Process) -> Option<(Shown, Vec<u32>)> {
+async fn status(node: &Process) -> Option<GroupStatus> {
     let mut client = AdminClient::new(node.channel().await);
     let request = StatusRequest {
         group_ids: vec![GROUP],
     };
     let status = client.status(request).await.ok()?.into_inner();
-    let group = status.groups.into_iter().next()?;
+    status.groups.into_iter().next()
+}
+
+/// What a node is in the group, and who else is in it; `None`: it has nothing of it.
+async fn role(node: &Process) -> Option<(Shown, Vec<u32>)> {
+    let group = status(node).await?;
     let members = group.members.iter().map(|member| member.node_id);
     Some((group.role(), members.collect()))
 }
@@ -150,6 +156,49 @@ async fn a_group_moves_to_other_nodes_and_back_with_all_its_data() {
     };
     let again = bootstrap(&nodes[1], group).await.unwrap_err();
     assert_eq!(again.code(), Code::FailedPrecondition, "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_and_snapshots_come_when_an_operator_asks() {
+    let cluster = Cluster::start(3);
+    bootstrap_on(&cluster.nodes[..2]).await;
+    let nodes = &cluster.nodes;
+    join(&nodes[2], &nodes[0], Role::Witness).await.unwrap();
+    write(&nodes[0], "a").await;
+    let mut admin = AdminClient::new(nodes[0].channel().await);
+    for to in [2, 1, 2] {
+        let request = TransferLeadershipRequest {
+            group_id: GROUP,
+            node_id: to,
+        };
+        admin.transfer_leadership(request).await.unwrap();
+        let status = status(&nodes[0]).await.unwrap();
+        assert_eq!(status.leader_id, to);
+    }
+    for (group_id, node_id, code) in [
+        (0, 1, Code::InvalidArgument),
+        (GROUP, 0, Code::InvalidArgument),
+        (9, 1, Code::NotFound),
+        (GROUP, 3, Code::FailedPrecondition),
+        (GROUP, 4, Code::FailedPrecondition),
+    ] {
+        let request = TransferLeadershipRequest { group_id, node_id };
+        let refused = admin.transfer_leadership(request).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{group_id} to {node_id}: {refused}");
+    }
+    let request = MakeSnapshotRequest { group_id: GROUP };
+    let made = admin.make_snapshot(request).await.unwrap().into_inner();
+    let status = status(&nodes[0]).await.unwrap();
+    assert!(
+        made.index > 0 && made.index == status.snapshot_index,
+        "{status:?}"
+    );
+    let mut of_witness = AdminClient::new(nodes[2].channel().await);
+    let refused = of_witness.make_snapshot(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    let nowhere = MakeSnapshotRequest { group_id: 9 };
+    let absent = admin.make_snapshot(nowhere).await.unwrap_err();
+    assert_eq!(absent.code(), Code::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
