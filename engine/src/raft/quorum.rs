@@ -49,6 +49,23 @@ pub fn joint_index(
     }
 }
 
+/// The highest index that so many of those who stay hold that no majority of `voters` is without one of
+/// them; zero if too few stay.
+pub fn blocking_index(
+    voters: &BTreeSet<NodeId>,
+    stays: impl Fn(NodeId) -> bool,
+    matched: impl Fn(NodeId) -> Index,
+) -> Index {
+    let stayers = voters.iter().copied().filter(|&id| stays(id));
+    let mut indexes: Vec<Index> = stayers.map(matched).collect();
+    indexes.sort_unstable();
+    let count = voters.len().div_ceil(2);
+    let at = indexes.len().checked_sub(count);
+    at.and_then(|at| indexes.get(at))
+        .copied()
+        .unwrap_or_default()
+}
+
 /// The votes of one majority: `None` is not heard yet.
 pub fn majority_vote(
     voters: &BTreeSet<NodeId>,
@@ -106,6 +123,25 @@ mod tests {
             let got = majority_index(&voters, |id| Index(matched[id.get() as usize - 1]));
             assert_eq!(got, want.map(Index), "matched={matched:?}");
         }
+    }
+
+    #[test]
+    fn enough_of_those_who_stay_hold_it_that_no_majority_is_without_one() {
+        for (matched, leaving, want) in [
+            (&[9, 0][..], 2, 9), // of two a majority is both
+            (&[9, 0, 9], 3, 0),
+            (&[9, 7, 9], 3, 7),
+            (&[9, 7, 0, 9], 4, 7), // three of four are a majority
+            (&[9, 8, 7, 0, 9], 5, 7),
+            (&[9], 1, 0), // nobody stays
+        ] {
+            let voters = ids(u32::try_from(matched.len()).expect("small"));
+            let stays = |id: NodeId| id.get() != leaving;
+            let held = |id: NodeId| Index(matched[id.get() as usize - 1]);
+            let got = blocking_index(&voters, stays, held);
+            assert_eq!(got, Index(want), "matched={matched:?}, {leaving} leaves");
+        }
+        assert_eq!(blocking_index(&ids(0), |_| true, |_| Index(9)), Index::ZERO);
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! Inputs only note what each peer is to be told ([`Wanted`]); [`Group::send_appends`] composes it,
 //! once a turn: so many proposals, acknowledgements and commits of a turn become one append a peer.
 
+use std::collections::BTreeSet;
+
 use super::effects::{Snapshot, SnapshotOutcome, Source};
 use super::membership::Configuration;
 use super::message::{AppendResponse, Message};
 use super::progress::{Progress, Wanted};
-use super::quorum::joint_index;
+use super::quorum::{blocking_index, joint_index};
 use super::{Group, Role};
 use crate::block::Block;
 use crate::planted;
@@ -109,12 +111,14 @@ impl Group {
         true
     }
 
-    /// Up to where the configuration after the change in the log, if there is one, agrees with what the
-    /// present one commits. Behind the change its quorum must hold the entries too. Else: 1. leader L of
+    /// Up to where the change in the log that is not applied yet, if there is one, lets what the present
+    /// configuration agrees on be committed. What is behind a change that takes somebody's vote has to be
+    /// held by those who keep theirs, so many that no majority is without them. Else: 1. leader L of
     /// {L, X, Y} logs the removal of X and an entry behind it; 2. L and X have both: they are committed,
     /// and X applies its removal before L does; 3. L is gone, and Y, which has neither, asks X, whose
     /// vote judges only up to its removal (`knows_enough`): Y leads without the entry. Seen in
-    /// simulation with the first entry of a leader's term behind the change of an earlier one.
+    /// simulation with the first entry of a leader's term behind the change of an earlier one. Who is new
+    /// need not hold anything: it is sent nothing before the change is applied.
     fn last_agreed(&self, matched: &impl Fn(NodeId) -> Index) -> Index {
         let end = self.log.last();
         if self.log.has_unknown_kinds() {
@@ -126,8 +130,16 @@ impl Group {
         if !self.leaves_a_leader(index, &next, matched) {
             return index.prev();
         }
-        let behind = joint_index(next.halves(), matched);
-        behind.map_or(end, |behind| behind.max(index))
+        let halves = self.configuration.halves();
+        if halves
+            .iter()
+            .all(|half| half.iter().all(|&id| next.votes(id)))
+        {
+            return end;
+        }
+        let held = |half: &&BTreeSet<NodeId>| blocking_index(half, |id| next.votes(id), matched);
+        let held = halves.iter().map(held).max().unwrap_or_default();
+        held.max(index)
     }
 
     /// Whether committing a change leaves somebody who can lead. With witnesses a quorum may hold a
