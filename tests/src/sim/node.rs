@@ -220,6 +220,7 @@ impl Node {
                 let forgotten = forget_left(group.group, &*self.machine, &*store);
                 forgotten.unwrap_or_else(failed);
                 shard.restore_left(group, description.membership);
+                self.relied_on.remove(&group.group);
                 continue;
             }
             let loaded = load(group, description, &*self.machine, &*store);
