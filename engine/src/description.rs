@@ -5,6 +5,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::raft::membership::{Membership, MembershipError};
 use crate::types::NodeId;
 
+/// Not that of a bare membership, which logs held before there were descriptions: taken for one, it could
+/// say of a member that it has left.
+const ENCODING_VERSION: u8 = 1;
 const MEMBER: u8 = 1;
 const JOINING: u8 = 2;
 const LEFT: u8 = 3;
@@ -46,9 +49,10 @@ impl Description {
         }
     }
 
-    /// The bytes that the log stores: one for the standing, then the membership.
+    /// The bytes that the log stores: a version, one for the standing, then the membership.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
+        out.put_u8(ENCODING_VERSION);
         let standing = match self.standing {
             Standing::Member => MEMBER,
             Standing::Joining => JOINING,
@@ -68,7 +72,9 @@ impl Description {
     /// # Errors
     /// The bytes are not those of a description.
     pub fn decode(bytes: &[u8]) -> Result<Self, MembershipError> {
-        let (standing, membership) = bytes.split_first().ok_or(MembershipError::Malformed)?;
+        let [ENCODING_VERSION, standing, membership @ ..] = bytes else {
+            return Err(MembershipError::Malformed);
+        };
         let is_witness = standing & WITNESS != 0;
         let standing = match standing & !WITNESS {
             MEMBER => Standing::Member,

@@ -206,9 +206,17 @@ fn descriptions_come_back_and_nothing_else_is_one() {
             assert!(Description::decode(&bytes[..bytes.len() - 1]).is_err());
         }
     }
-    for strange in [&b""[..], b"\x00", b"\x04", b"\x21"] {
-        let bytes = [strange, &with(MemberRole::Voter).encode()].concat();
-        let bytes = if strange.is_empty() { strange } else { &bytes };
-        assert!(Description::decode(bytes).is_err(), "{strange:?}");
+    let membership = with(MemberRole::Voter).encode();
+    for strange in [
+        &b""[..],
+        b"\x01",
+        b"\x01\x00",
+        b"\x01\x04",
+        b"\x01\x21",
+        b"\x03\x01",
+    ] {
+        let bytes = [strange, &membership].concat();
+        assert!(Description::decode(&bytes).is_err(), "{strange:?}");
     }
+    assert!(Description::decode(b"").is_err());
 }
