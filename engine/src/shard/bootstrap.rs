@@ -24,11 +24,22 @@ impl<P, R> Shard<P, R> {
             return;
         }
         let description = Description::member(membership, self.config.node);
+        self.create(group, description, HardState::default(), Some(reply));
+    }
+
+    /// A replica without a log or a state; `hard_state` is what the log has kept of an earlier one.
+    pub(super) fn create(
+        &mut self,
+        group: GroupId,
+        description: Description,
+        hard_state: HardState,
+        reply: Option<BootstrapReply>,
+    ) {
         let meta = description.encode();
         let stored = StoredGroup {
             group,
             meta: meta.clone(),
-            hard_state: HardState::default(),
+            hard_state,
             compacted: (Index::ZERO, Term::ZERO),
             terms: Vec::new(),
         };
@@ -43,7 +54,7 @@ impl<P, R> Shard<P, R> {
             meta: Some(meta),
             ..GroupWrite::new(group)
         };
-        self.created.push((write, Some(reply)));
+        self.created.push((write, reply));
     }
 
     fn check_bootstrap(

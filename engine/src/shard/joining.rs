@@ -1,14 +1,13 @@
 //! Joining running groups, and the wish to leave them: who asked, and when it is answered.
 
-use super::{Answer, JoinReply, LeaveReply, Loaded, Replica, Shard};
+use super::{Answer, JoinReply, LeaveReply, Replica, Shard};
 use crate::description::{Description, Standing};
 use crate::error::{JoinError, LeaveError};
 use crate::raft::effects::Input;
 use crate::raft::joining::Wish;
 use crate::raft::membership::{Member, MemberRole, Membership};
 use crate::raft::message::JoinRefusal;
-use crate::traits::{GroupWrite, StoredGroup};
-use crate::types::{GroupId, Index, Term};
+use crate::types::GroupId;
 
 impl<P, R> Replica<P, R> {
     /// Why this replica's node cannot leave, if so: somebody with data and a vote must stay.
@@ -77,26 +76,7 @@ impl<P, R> Shard<P, R> {
             is_witness: role == MemberRole::Witness,
             membership,
         };
-        let meta = description.encode();
-        let stored = StoredGroup {
-            group,
-            meta: meta.clone(),
-            hard_state,
-            compacted: (Index::ZERO, Term::ZERO),
-            terms: Vec::new(),
-        };
-        let loaded = Loaded {
-            description,
-            applied: Index::ZERO,
-            newest: None,
-            recovered: None,
-        };
-        self.insert(&stored, loaded);
-        let write = GroupWrite {
-            meta: Some(meta),
-            ..GroupWrite::new(group)
-        };
-        self.created.push((write, None));
+        self.create(group, description, hard_state, None);
     }
 
     /// This node wants to leave a group. Answered when nothing of it is left here.
