@@ -1,5 +1,7 @@
 //! Joining groups and leaving them.
 
+use std::collections::BTreeSet;
+
 use tokio::sync::oneshot;
 
 use super::{Host, Inner, ShardBox};
@@ -7,7 +9,7 @@ use crate::error::{JoinError, LeaveError};
 use crate::raft::membership::Membership;
 use crate::shard::ShardInput;
 use crate::state_machine::StateMachine;
-use crate::types::GroupId;
+use crate::types::{GroupId, NodeId};
 
 /// A call that waits for this node to join a group or to leave it. When the last one for a group ends
 /// without its answer, nobody wants it any more.
@@ -55,12 +57,28 @@ impl<M: StateMachine> Host<M> {
     pub async fn join(&self, group: GroupId, membership: Membership) -> Result<(), JoinError> {
         let (sender, receiver) = oneshot::channel();
         let waiting = Waiting::new(&self.inner, group);
-        self.inner.learn_addresses(&membership);
+        self.learn_strangers(&membership).await;
         let reply = Box::new(move |result| drop(sender.send(result)));
         let input = ShardInput::Join(group, membership, reply);
         let shard = waiting.shard();
         shard.push(input).map_err(|_| JoinError::Stopped)?;
         receiver.await.unwrap_or(Err(JoinError::Stopped))
+    }
+
+    /// Where those are reached whom no group here knows: a wrong address in a request must not cut this
+    /// node off from a member of other groups.
+    async fn learn_strangers(&self, membership: &Membership) {
+        let groups = self.status(&[]).await;
+        let groups = groups.iter().filter(|status| !status.is_joining);
+        let known: BTreeSet<NodeId> = groups
+            .flat_map(|status| status.membership.members.keys().copied())
+            .collect();
+        let strangers = membership.addresses();
+        for (node, address) in strangers.filter(|(node, _)| !known.contains(node)) {
+            if node != self.inner.config.node {
+                self.inner.parts.transport.set_peer(node, address.clone());
+            }
+        }
     }
 
     /// Takes this node out of a group: leadership is handed over first, then the removal is committed,
