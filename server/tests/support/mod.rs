@@ -8,6 +8,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use multiraft_proto::etcdserverpb::kv_client::KvClient;
@@ -36,14 +37,19 @@ pub struct Cluster {
     _dir: tempfile::TempDir,
 }
 
-/// Ports that were free a moment ago.
+/// Ports that are free, and that nobody takes while a node is down: below those that the system gives
+/// to outgoing connections, and each only once in a process.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    held.iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(101);
+    let candidates = std::iter::repeat_with(|| {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        u16::try_from(FIRST + begin.wrapping_add(next) % COUNT).unwrap()
+    });
+    let free = candidates.filter(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    free.take(count).collect()
 }
 
 impl Cluster {
