@@ -4,6 +4,8 @@ use crate::config::ConfigError;
 use crate::raft::effects::Refusal;
 use crate::raft::membership::MembershipError;
 use crate::raft::message::JoinRefusal;
+use crate::raft::recovery::RecoveryRefusal;
+use crate::snapshot::SnapshotError;
 use crate::traits::LogError;
 use crate::types::GroupId;
 
@@ -159,6 +161,54 @@ pub enum LeaveError {
     /// The node is shutting down.
     #[error("the node is stopping")]
     Stopped,
+}
+
+/// Why a group does not go on without its quorum.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoverError {
+    /// The group is not on this node.
+    #[error("group {0} is not on this node")]
+    UnknownGroup(GroupId),
+    /// This replica cannot be the one to go on.
+    #[error(transparent)]
+    Refused(RecoveryRefusal),
+    /// The log is fenced; this node serves nothing until it is restarted.
+    #[error(transparent)]
+    Fenced(LogError),
+    /// The node is shutting down.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// Why a group's state cannot be copied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// Make one first.
+    #[error("group {0} has no snapshot on this node")]
+    NoSnapshot(GroupId),
+    /// Its file cannot be used: make another one.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}
+
+/// Why a group was not started from a copy of another one's state.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// The group cannot be started here.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// Two nodes that began from copies could have begun from different ones.
+    #[error("a group is imported on one node alone: the others join it afterwards")]
+    NotAlone,
+    /// No group is there.
+    #[error("the copy does not say after which entry of which term it was made")]
+    NoPosition,
+    /// The state could not be written: nothing is left of it.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
 }
 
 /// Why a host did not start.

@@ -3,6 +3,7 @@
 //! Each shard has two threads: one runs [`Shard::turn`] over its mailbox, one applies. A proposal
 //! takes one lock, that of its shard's mailbox, for a push.
 
+mod backup;
 mod members;
 mod observer;
 
@@ -249,6 +250,15 @@ impl<M: StateMachine> Host<M> {
         let shard = &self.inner.shards[self.inner.shard_of(group)];
         if shard.push(ShardInput::MakeSnapshot(group)).is_err() {
             tracing::debug!(%group, "a snapshot while stopping");
+        }
+    }
+
+    /// Forgets the log's entries of a group up to `index`, as far as they are applied here: a peer that
+    /// lacks one of them is sent a snapshot. Whether it did shows in the group's status and events.
+    pub fn compact(&self, group: GroupId, index: Index) {
+        let shard = &self.inner.shards[self.inner.shard_of(group)];
+        if shard.push(ShardInput::Compact(group, index)).is_err() {
+            tracing::debug!(%group, "a compaction while stopping");
         }
     }
 

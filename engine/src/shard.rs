@@ -13,6 +13,7 @@ mod membership;
 mod removal;
 mod requests;
 mod snapshots;
+mod status;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,8 +21,9 @@ use std::sync::Arc;
 
 use self::removal::Removing;
 use self::snapshots::{ReplicaSource, Snapshots};
+pub use self::status::{FollowerStatus, GroupStatus};
 pub use self::turn::{
-    Answer, ApplyTask, BootstrapReply, GroupStatus, JoinReply, LeaveReply, MembershipReply,
+    Answer, ApplyTask, BootstrapReply, JoinReply, LeaveReply, MembershipReply, RecoverReply,
     ShardInput, StatusReply, TurnEffects,
 };
 use crate::config::Config;
@@ -269,11 +271,15 @@ impl<P, R> Shard<P, R> {
             ShardInput::Bootstrap(group, membership, reply) => {
                 self.on_bootstrap(group, membership, reply);
             }
+            ShardInput::Import(group, snapshot, reply) => self.on_import(group, snapshot, reply),
             ShardInput::ChangeMembership(group, change, reply) => {
                 self.on_change_membership(group, change, reply);
             }
             ShardInput::Join(group, membership, reply) => self.on_join(group, membership, reply),
             ShardInput::Leave(group, reply) => self.on_leave(group, reply),
+            ShardInput::Recover(group, survivors, seen, reply) => {
+                self.on_recover(group, survivors, seen, reply);
+            }
             ShardInput::Applied(marks) => {
                 for (group, index) in marks {
                     self.step(group, Input::Applied(index));
@@ -513,28 +519,6 @@ impl<P, R> Shard<P, R> {
         }
         self.answer_joiners(group, effects.join_refused);
         self.maybe_save(group); // a peer may need one
-    }
-
-    fn status(&self, groups: &[GroupId]) -> Vec<GroupStatus> {
-        let wanted = |g: &GroupId| groups.is_empty() || groups.contains(g);
-        let replicas = self.groups.iter().filter(|(g, _)| wanted(g));
-        let node = self.config.node;
-        replicas
-            .map(|(&group, replica)| GroupStatus {
-                group,
-                role: replica.raft.role(),
-                member_role: replica.raft.membership().members.get(&node).map(|m| m.role),
-                term: replica.raft.term(),
-                leader: replica.raft.leader(),
-                commit: replica.raft.log().commit(),
-                applied: replica.raft.log().applied(),
-                first: replica.raft.log().first(),
-                last: replica.raft.log().last(),
-                snapshot: replica.snapshots.index(),
-                membership: replica.raft.membership().clone(),
-                is_joining: replica.raft.is_joining(),
-            })
-            .collect()
     }
 }
 

@@ -1,12 +1,13 @@
-//! Joining groups and leaving them.
+//! Joining groups, leaving them, and going on with what is left of one.
 
 use std::collections::BTreeSet;
 
 use tokio::sync::oneshot;
 
 use super::{Host, Inner, ShardBox};
-use crate::error::{JoinError, LeaveError};
+use crate::error::{JoinError, LeaveError, RecoverError};
 use crate::raft::membership::Membership;
+use crate::raft::recovery::Seen;
 use crate::shard::ShardInput;
 use crate::state_machine::StateMachine;
 use crate::types::{GroupId, NodeId};
@@ -97,5 +98,27 @@ impl<M: StateMachine> Host<M> {
         let input = ShardInput::Leave(group, reply);
         shard.push(input).map_err(|_| LeaveError::Stopped)?;
         receiver.await.unwrap_or(Err(LeaveError::Stopped))
+    }
+
+    /// Makes this node the leader of what is left of a group that has lost its quorum for good, and removes
+    /// all others from it. What only the lost members had is lost, even if it was acknowledged; and lost
+    /// members must not come back with their old data. See [`crate::raft::recovery`]. `seen` is what the
+    /// operator has decided by, from [`Host::status`]. Returns when it has begun: the rest shows in the
+    /// group's status.
+    ///
+    /// # Errors
+    /// See [`RecoverError`]; nothing has changed then.
+    pub async fn recover(
+        &self,
+        group: GroupId,
+        survivors: BTreeSet<NodeId>,
+        seen: Seen,
+    ) -> Result<(), RecoverError> {
+        let (sender, receiver) = oneshot::channel();
+        let reply = Box::new(move |result| drop(sender.send(result)));
+        let input = ShardInput::Recover(group, survivors, seen, reply);
+        let shard = &self.inner.shards[self.inner.shard_of(group)];
+        shard.push(input).map_err(|_| RecoverError::Stopped)?;
+        receiver.await.unwrap_or(Err(RecoverError::Stopped))
     }
 }

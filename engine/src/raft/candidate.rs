@@ -1,6 +1,6 @@
 //! Elections: campaigning, voting, counting (Raft §5.2, §5.4.1; pre-vote thesis §9.6).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::message::{Message, VoteRequest};
 use super::quorum::{VoteResult, joint_vote};
@@ -15,6 +15,18 @@ pub struct Candidate {
     /// Our own vote is tied to a write. Like any other it counts when it is durable; in a pre-vote
     /// when everything before it is.
     pub(super) is_own_vote_queued: bool,
+    /// An operator says that these are all who are left: no other vote is asked for or counted.
+    survivors: Option<BTreeSet<NodeId>>,
+}
+
+impl Candidate {
+    /// One that goes on with only these.
+    pub(super) fn without_quorum(survivors: BTreeSet<NodeId>) -> Self {
+        Self {
+            survivors: Some(survivors),
+            ..Self::default()
+        }
+    }
 }
 
 /// Our vote for ourselves in a campaign of this term, or in the question before one.
@@ -220,6 +232,12 @@ impl Group {
     }
 
     fn count_vote(&mut self, from: NodeId, granted: bool) {
+        if let Role::Candidate(candidate) = &mut self.role
+            && let Some(survivors) = candidate.survivors.take_if(|_| from == self.node)
+        {
+            self.lead_survivors(survivors);
+            return;
+        }
         if let Role::PreCandidate(candidate) | Role::Candidate(candidate) = &mut self.role {
             candidate.votes.entry(from).or_insert(granted);
             self.count_votes();

@@ -1,5 +1,7 @@
 //! All that goes into a group, all that comes out.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::conf_change::ConfChange;
@@ -102,8 +104,12 @@ pub enum Input {
     Campaign,
     /// Join or leave, again and again until it is so; `None`: neither any more.
     Wish(Option<Wish>),
+    /// Begin with this snapshot, of another group; only before anything else.
+    Import(Snapshot),
     /// Hand leadership over to this voter (thesis §3.10).
     TransferLeadership(NodeId),
+    /// Go on with only these members, without a quorum: see [`super::recovery`].
+    Recover(BTreeSet<NodeId>),
     /// Forget who leads, so that this replica votes at once.
     ForgetLeader,
     /// Appends to this peer are lost.

@@ -159,6 +159,17 @@ impl Group {
         self.accept_up_to(from, last);
     }
 
+    /// A new group begins with the state of another one, and in its term: nothing was logged or promised
+    /// here before.
+    pub(super) fn on_import(&mut self, snapshot: Snapshot) {
+        if self.hard_state.term != Term::ZERO || self.log.last() != Index::ZERO {
+            tracing::error!(group = %self.id, "an import into a group that has begun: ignored");
+            return;
+        }
+        self.hard_state.term = snapshot.term;
+        self.install(snapshot);
+    }
+
     /// Takes a snapshot over unless it is stale, in a term yet to come, not for us, or our log has
     /// its last entry: then everything before agrees too (log matching), and entries behind it are
     /// kept, which we may have acknowledged.

@@ -264,7 +264,7 @@ impl Group {
     }
 
     /// Whether a leader may log a change now.
-    fn may_change(&self) -> bool {
+    pub(super) fn may_change(&self) -> bool {
         let Role::Leader(leader) = &self.role else {
             return false;
         };
@@ -274,7 +274,7 @@ impl Group {
             && self.has_committed_in_term()
     }
 
-    fn log_change(&mut self, change: &ConfChange) {
+    pub(super) fn log_change(&mut self, change: &ConfChange) {
         if let Err(reason) = self.append_conf_change(change) {
             tracing::debug!(group = %self.id, %reason, "a change is logged later");
         }

@@ -1,7 +1,7 @@
 //! What a leader does besides replicating: heartbeats, staying leader only while it is one, handing
 //! over, following its own configuration.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -31,6 +31,8 @@ pub struct Leader {
     pub(super) rounds: BTreeMap<NodeId, Round>,
     /// At least the index of every configuration change in the log that is not applied.
     pub(super) pending_conf_change: Index,
+    /// Who is left of a group that has lost its quorum, until the others are removed.
+    pub(super) survivors: Option<BTreeSet<NodeId>>,
     /// Whom leadership is being handed to.
     pub(super) transferee: Option<NodeId>,
     /// A change that takes our vote is logged: nothing may come behind it. Else: 1. we commit and
@@ -100,6 +102,7 @@ impl Group {
             rounds: BTreeMap::new(),
             // There may be a change anywhere in the log: wait until all of it is applied.
             pending_conf_change: last,
+            survivors: None,
             transferee: None,
             is_leaving: false,
             timeout_now_due: false,
@@ -149,7 +152,7 @@ impl Group {
         self.election_elapsed += 1;
         if self.election_elapsed >= self.limits.election_ticks {
             self.election_elapsed = 0;
-            if self.limits.check_quorum && !self.has_live_quorum() {
+            if self.limits.check_quorum && !self.has_live_quorum() && !self.is_recovering() {
                 self.become_follower(self.hard_state.term, None); // thesis §6.2
                 return;
             }
@@ -172,6 +175,12 @@ impl Group {
             self.send_heartbeats();
         }
         self.admit_members();
+        self.shrink();
+    }
+
+    /// Whether it leads only survivors, without a quorum.
+    pub(super) fn is_recovering(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.survivors.is_some())
     }
 
     /// Whether a quorum spoke since the last time we asked.
@@ -293,7 +302,10 @@ impl Group {
         leader.peers.retain(|id, _| all.contains(id));
         leader.met.retain(|id, _| all.contains(id));
         leader.rounds.retain(|id, _| all.contains(id));
-        for &id in all.iter().filter(|&&id| id != self.node) {
+        let is_lost =
+            |id: &NodeId| (leader.survivors.as_ref()).is_some_and(|left| !left.contains(id));
+        let peers = all.iter().filter(|&&id| id != self.node);
+        for id in peers.copied().filter(|id| !is_lost(id)) {
             let joined = || Progress::joined(last);
             leader.peers.entry(id).or_insert_with(joined);
         }

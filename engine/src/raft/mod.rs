@@ -26,6 +26,7 @@ pub mod progress;
 pub mod proposals;
 pub mod quorum;
 pub mod read_index;
+pub mod recovery;
 mod removal;
 pub mod replicate;
 mod terms;
@@ -204,6 +205,8 @@ impl Group {
             Input::Campaign => self.campaign(),
             Input::Wish(wish) => self.on_wish(wish),
             Input::TransferLeadership(to) => self.on_transfer(to),
+            Input::Import(snapshot) => self.on_import(snapshot),
+            Input::Recover(survivors) => self.on_recover(survivors),
             Input::ForgetLeader => self.on_forget_leader(),
             Input::Unreachable(node) => self.on_unreachable(node),
             Input::SnapshotSent(node, outcome) => self.on_snapshot_sent(node, outcome),
@@ -345,6 +348,7 @@ impl Group {
     fn on_applied(&mut self, index: Index) {
         self.log.on_applied(index);
         self.maybe_leave_joint();
+        self.shrink();
     }
 
     /// Compacts no further than what is applied.

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use super::conf_change::ConfChange;
+use super::conf_change::{Change, ConfChange};
 use super::effects::{ProposalOutcome, Refusal};
+use super::membership::MemberRole;
 use super::message::Message;
 use super::progress::Wanted;
 use super::{Group, OnRemoval, Role};
@@ -14,6 +15,9 @@ use crate::types::{Index, NodeId, Term};
 /// The most proposals one answer speaks for: far more than a turn forwards, and few enough that a
 /// hostile count costs nothing.
 const MAX_FORWARDED: u32 = 1 << 16;
+/// Entries that a learner may lack and still get a vote: what a leader commits while the change is on
+/// its way.
+const PROMOTION_LAG: u64 = 1000;
 
 impl Group {
     /// A client here proposes: append, or forward to the leader.
@@ -178,6 +182,9 @@ impl Group {
         if !is_member {
             return Err(Refusal::NoLeader); // removed while leading: nothing new from us
         }
+        if kind == EntryKind::Normal && leader.survivors.is_some() {
+            return Err(Refusal::NoLeader); // not before a quorum of the survivors counts
+        }
         if leader.transferee.is_some() || leader.is_leaving {
             return Err(Refusal::Transferring); // the new leader must not lack it (thesis §3.10)
         }
@@ -223,12 +230,34 @@ impl Group {
         if leader.pending_conf_change > self.log.applied() && !planted!("B13") {
             return Some("an earlier change may not be applied yet");
         }
+        if leader.survivors.is_some() && self.next_shrinking().as_ref() != Some(change) {
+            return Some("the group is being shrunk to its survivors");
+        }
         match (self.configuration.is_joint(), change.changes.is_empty()) {
             (true, false) => return Some("the joint configuration must be left first"),
             (false, true) => return Some("there is no joint configuration to leave"),
             (true, true) | (false, false) => {}
         }
+        if let [Change::Voter(id)] = change.changes[..]
+            && self.lags_too_much(id)
+        {
+            return Some("the learner lacks too much: its vote would only make quorums slower");
+        }
         let next = self.membership.changed(change, self.log.last().next());
         next.err().map(|_| "it does not apply to this membership")
+    }
+
+    /// Whether this member is a learner that a leader should not give a vote yet (thesis §4.2.1).
+    fn lags_too_much(&self, id: NodeId) -> bool {
+        let is_learner =
+            self.membership.members.get(&id).map(|m| m.role) == Some(MemberRole::Learner);
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        let Some(peer) = leader.peers.get(&id).filter(|_| is_learner) else {
+            return false;
+        };
+        let is_near = self.log.commit().0 <= peer.matched.0 + PROMOTION_LAG;
+        !is_near || peer.state_missing.is_some()
     }
 }

@@ -96,10 +96,13 @@ impl Group {
                 leader.peers.get(&id).map_or(Index::ZERO, |p| p.matched)
             }
         };
-        let Some(index) = joint_index(self.configuration.halves(), matched) else {
+        let index = if leader.survivors.is_some() {
+            durable // nobody else is asked: see `recovery`
+        } else if let Some(index) = joint_index(self.configuration.halves(), matched) {
+            index.min(self.last_agreed(&matched))
+        } else {
             return false;
         };
-        let index = index.min(self.last_agreed(&matched));
         let is_own = self.log.term(index) == Some(self.hard_state.term) || planted!("old-term");
         if !is_own || !self.log.commit_to(index) {
             return false;

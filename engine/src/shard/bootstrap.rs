@@ -1,8 +1,9 @@
 //! Starting new groups.
 
 use super::{Answer, BootstrapReply, Loaded, Shard};
-use crate::description::Description;
+use crate::description::{Description, Standing};
 use crate::error::BootstrapError;
+use crate::raft::effects::{Input, Snapshot};
 use crate::raft::membership::Membership;
 use crate::traits::{GroupWrite, StoredGroup};
 use crate::types::{GroupId, HardState, Index, Term};
@@ -25,6 +26,33 @@ impl<P, R> Shard<P, R> {
         }
         let description = Description::member(membership, self.config.node);
         self.create(group, description, HardState::default(), Some(reply));
+    }
+
+    /// Begins with the state of another group: created, restarted behind the snapshot and given its
+    /// membership in one write, so that after a crash there is all of it or nothing.
+    pub(super) fn on_import(&mut self, group: GroupId, snapshot: Snapshot, reply: BootstrapReply) {
+        let exists = self
+            .groups
+            .contains_key(&group)
+            .then_some(BootstrapError::Exists(group));
+        let checked = exists.map_or_else(|| self.check_bootstrap(group, &snapshot.membership), Err);
+        if let Err(error) = checked {
+            self.out.answers.push(Answer::Bootstrap(reply, Err(error)));
+            return;
+        }
+        let description = Description {
+            standing: Standing::Joining,
+            is_witness: false,
+            membership: Membership {
+                index: Index::ZERO,
+                ..snapshot.membership.clone()
+            },
+        };
+        self.create(group, description, HardState::default(), Some(reply));
+        if let Some(replica) = self.groups.get_mut(&group) {
+            replica.take_as_newest(snapshot.clone());
+        }
+        self.step(group, Input::Import(snapshot));
     }
 
     /// A replica without a log or a state; `hard_state` is what the log has kept of an earlier one.

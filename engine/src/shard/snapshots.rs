@@ -115,6 +115,13 @@ impl<P, R> Replica<P, R> {
         }
     }
 
+    /// A snapshot that is durable here.
+    pub(super) fn take_as_newest(&mut self, snapshot: Snapshot) {
+        if snapshot.index > self.snapshots.index() {
+            self.snapshots.newest = Some(snapshot);
+        }
+    }
+
     /// Whether the core and the state machine agree on who belongs to the group.
     fn has_settled_membership(&self) -> bool {
         self.held.is_none() && self.due.is_empty() && self.meta_writes == 0
@@ -229,7 +236,7 @@ impl<P, R> Shard<P, R> {
             SnapshotDone::Saved { snapshot, removed } => {
                 replica.snapshots.is_making = false;
                 let index = snapshot.index;
-                self.take_newest(group, snapshot);
+                replica.take_as_newest(snapshot);
                 self.tell(group, index, SnapshotEvent::Created);
                 self.tell_removed(group, &removed);
                 let end = index.0.saturating_sub(self.config.retain_entries);
@@ -237,7 +244,7 @@ impl<P, R> Shard<P, R> {
             }
             SnapshotDone::Restored { snapshot, removed } => {
                 let index = snapshot.index;
-                self.take_newest(group, snapshot);
+                replica.take_as_newest(snapshot);
                 self.tell(group, index, SnapshotEvent::Recovered);
                 self.tell_removed(group, &removed);
                 self.on_ready(group);
@@ -256,14 +263,6 @@ impl<P, R> Shard<P, R> {
             }
         }
         self.maybe_save(group); // enough may have come meanwhile
-    }
-
-    fn take_newest(&mut self, group: GroupId, snapshot: Snapshot) {
-        if let Some(replica) = self.groups.get_mut(&group)
-            && snapshot.index > replica.snapshots.index()
-        {
-            replica.snapshots.newest = Some(snapshot);
-        }
     }
 
     fn tell_removed(&mut self, group: GroupId, removed: &[Index]) {

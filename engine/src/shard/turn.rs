@@ -1,15 +1,19 @@
 //! What goes into a shard's turn and what comes out.
 
+use std::collections::BTreeSet;
+
+use super::status::GroupStatus;
 use crate::block::Block;
 use crate::error::{
     BootstrapError, ChangeMembershipError, JoinError, LeaveError, ProposeError, ReadError,
+    RecoverError,
 };
 use crate::events::GroupEvent;
-use crate::raft::RoleName;
 use crate::raft::conf_change::ConfChange;
 use crate::raft::effects::Snapshot;
-use crate::raft::membership::{MemberRole, Membership};
+use crate::raft::membership::Membership;
 use crate::raft::message::Envelope;
+use crate::raft::recovery::Seen;
 use crate::snapshot::{SnapshotDone, SnapshotSending, SnapshotTask, Travelling};
 use crate::traits::{LogError, PeerAddress, WriteBatch};
 use crate::types::{GroupId, Index, NodeId, Term};
@@ -22,6 +26,8 @@ pub type MembershipReply = Box<dyn FnOnce(Result<Membership, ChangeMembershipErr
 pub type JoinReply = Box<dyn FnOnce(Result<(), JoinError>) + Send>;
 /// Answers a request to leave.
 pub type LeaveReply = Box<dyn FnOnce(Result<(), LeaveError>) + Send>;
+/// Answers a request to go on without a quorum.
+pub type RecoverReply = Box<dyn FnOnce(Result<(), RecoverError>) + Send>;
 /// Answers a question for the state of groups.
 pub type StatusReply = Box<dyn FnOnce(Vec<GroupStatus>) + Send>;
 
@@ -43,6 +49,8 @@ pub enum ShardInput<P, R> {
     PeerDown(NodeId),
     /// Start a group with these members.
     Bootstrap(GroupId, Membership, BootstrapReply),
+    /// Start a group from this snapshot, whose file is here.
+    Import(GroupId, Snapshot, BootstrapReply),
     /// Somebody here wants another membership.
     ChangeMembership(GroupId, ConfChange, MembershipReply),
     /// Make this node a member of a running group: in the role it has here, by asking the others here.
@@ -51,6 +59,8 @@ pub enum ShardInput<P, R> {
     Leave(GroupId, LeaveReply),
     /// Nobody waits any more for this node to join the group, or to leave it.
     GiveUp(GroupId),
+    /// Go on with only these members of a group that has lost its quorum, if the replica is as was seen.
+    Recover(GroupId, BTreeSet<NodeId>, Seen, RecoverReply),
     /// Hand leadership of a group over to this voter.
     TransferLeadership(GroupId, NodeId),
     /// Entries of a group up to this index are not needed any more.
@@ -98,6 +108,8 @@ pub enum Answer {
     Join(JoinReply, Result<(), JoinError>),
     /// This node has left, or not.
     Leave(LeaveReply, Result<(), LeaveError>),
+    /// This node leads what is left of a group, or not.
+    Recover(RecoverReply, Result<(), RecoverError>),
 }
 
 impl Answer {
@@ -108,6 +120,7 @@ impl Answer {
             Self::Membership(reply, result) => reply(result),
             Self::Join(reply, result) => reply(result),
             Self::Leave(reply, result) => reply(result),
+            Self::Recover(reply, result) => reply(result),
         }
     }
 }
@@ -155,33 +168,4 @@ impl<P, R> Default for TurnEffects<P, R> {
             wants_turn: false,
         }
     }
-}
-
-/// The state of one group on this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupStatus {
-    /// Which.
-    pub group: GroupId,
-    /// What the replica is.
-    pub role: RoleName,
-    /// Its role in the membership; `None` if it is no member.
-    pub member_role: Option<MemberRole>,
-    /// Its term.
-    pub term: Term,
-    /// The leader it knows.
-    pub leader: Option<NodeId>,
-    /// Committed up to.
-    pub commit: Index,
-    /// Applied up to.
-    pub applied: Index,
-    /// First index in the log.
-    pub first: Index,
-    /// Last index in the log.
-    pub last: Index,
-    /// The last entry that the newest snapshot here covers; zero if there is none.
-    pub snapshot: Index,
-    /// Everyone in it.
-    pub membership: Membership,
-    /// It waits for the group's state after joining; the membership is what it was told.
-    pub is_joining: bool,
 }

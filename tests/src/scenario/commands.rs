@@ -1,5 +1,7 @@
 //! The commands of scenarios that work on nodes.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use multiraft_engine::raft::conf_change::{Change, ConfChange, Transition};
 use multiraft_engine::raft::effects::{Input, Snapshot};
@@ -74,6 +76,7 @@ impl Cluster {
             "wipe" => self.wipe(command),
             "join" => self.join(command),
             "leave" => self.step_first(command, Input::Wish(Some(Wish::Leave))),
+            "recover" => self.recover(command),
             "lose-state" => self.lose_state(command),
             "read-index" => self.read_index(command),
             "partition" => self.cut(command),
@@ -304,6 +307,20 @@ impl Cluster {
         let node = self.nodes.entry(id).or_insert_with(|| Node::new(id, setup));
         node.join(told);
         self.drop_own_answers(id);
+        Ok(())
+    }
+
+    /// An operator, who has just looked, says who is left.
+    fn recover(&mut self, command: &Command) -> Done {
+        let node = first_id(command)?;
+        let survivors = command.values("survivors").map(parse_id);
+        let survivors = survivors.collect::<Result<BTreeSet<_>, _>>()?;
+        let node = self.node(node)?;
+        if let Err(reason) = node.raft.check_recovery(&survivors, node.raft.seen()) {
+            self.text.push(format!("refused: {reason}"));
+            return Ok(());
+        }
+        node.step(Input::Recover(survivors));
         Ok(())
     }
 
