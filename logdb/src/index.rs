@@ -100,6 +100,17 @@ impl Group {
         held.into_iter().flatten().any(|h| h.sequence <= sequence)
     }
 
+    /// Bytes of all entries, and all bytes that count in batches up to this sequence.
+    pub(crate) fn needed_bytes(&self, through: Option<u64>) -> (u64, u64) {
+        let is_old = |sequence: u64| through.is_some_and(|through| sequence <= through);
+        let all = self.spans.iter().map(span_bytes).sum();
+        let old = self.spans.iter().filter(|s| is_old(s.at.sequence));
+        let held = [self.meta_at, self.hard_state_at, self.compacted_at];
+        let held = held.into_iter().flatten().filter(|h| is_old(h.sequence));
+        let small: u64 = held.map(|h| h.bytes).sum();
+        (all, old.map(span_bytes).sum::<u64>() + small)
+    }
+
     fn compact_to(&mut self, index: LogIndex, term: Term, killer: u64, table: &mut SegmentTable) {
         if index > self.state.compacted.0 {
             self.state.compacted = (index, term);

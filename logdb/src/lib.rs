@@ -39,6 +39,7 @@ mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod snapshots;
+mod space;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -64,6 +65,7 @@ pub use snapshots::{
     SNAPSHOT_FORMAT_VERSION, SNAPSHOT_RESERVE_BYTES, SnapshotDir, SnapshotMetrics, SnapshotReport,
     inspect_snapshots,
 };
+pub use space::LogSpace;
 pub use writer::{Turn, Writer};
 
 use directory::DirectoryLock;

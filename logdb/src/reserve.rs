@@ -86,10 +86,15 @@ impl Reserve {
         self.has_room.load(Ordering::Relaxed) || self.refresh_room()
     }
 
+    /// Bytes that the file system has left; zero if it does not say.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.disk.free_bytes().unwrap_or(0)
+    }
+
     /// Asks the disk; the writer does so at every batch, a microsecond beside a sync.
     pub(crate) fn refresh_room(&self) -> bool {
         let ready = self.desk.lock().ready.is_some();
-        let free_bytes = self.disk.free_bytes().unwrap_or(0);
+        let free_bytes = self.free_bytes();
         // While the background prepares a segment, free space speaks for it.
         let room = free_bytes >= self.min_free_bytes && (ready || free_bytes >= self.segment_bytes);
         self.has_room.store(room, Ordering::Relaxed);

@@ -5,6 +5,7 @@
 //! - Results go to standard output, errors and advice to standard error.
 //! - A closed pipe ends the output quietly; nothing from a node is printed unescaped.
 
+mod backup_verbs;
 mod client;
 mod client_args;
 mod event_line;
@@ -12,22 +13,30 @@ mod failure;
 mod group_verbs;
 mod key_verbs;
 mod logging;
+mod member_verbs;
 mod node_args;
+mod operator_args;
 mod output;
+mod recover_verb;
 mod status_table;
+mod upkeep_verbs;
 mod values;
 
 use clap::{Parser, Subcommand};
 
 pub use client_args::{
     ConnectionArgs, DelArgs, GetArgs, KeyArgs, LeaveArgs, MembersArgs, PutArgs, RangeArgs,
-    SnapshotArgs, StatusArgs, TransferArgs, WatchArgs,
+    StatusArgs, WatchArgs,
 };
 pub use event_line::{EventText, Tone, coloured_line, describe, plain_line};
 pub use failure::Failure;
 pub use logging::start_logging;
 pub use node_args::{
     DevArgs, LogArgs, LogCommand, LogDirArgs, LogFormat, LoggingArgs, RAFT_PORT_OFFSET, ServeArgs,
+};
+pub use operator_args::{
+    AddArgs, DecommissionArgs, DrainArgs, ExportArgs, ImportArgs, MemberArgs, RecoverArgs,
+    ReplicaArgs, RoleName, TransferArgs,
 };
 pub use output::{escape, json_line, print_line, printable};
 pub use status_table::{group_table, node_table, summary_table};
@@ -77,8 +86,28 @@ pub enum ClientCommand {
     Leave(LeaveArgs),
     /// Hands leadership of a group to one of its voters.
     Transfer(TransferArgs),
+    /// Has a node join a group, without naming all its members.
+    Add(AddArgs),
+    /// Gives an observer of a group a vote, when it has caught up.
+    Promote(MemberArgs),
+    /// Takes a member's vote: it is an observer then.
+    Demote(MemberArgs),
+    /// Takes a member out of a group, whether its node runs or not.
+    Remove(MemberArgs),
     /// Makes a snapshot of a group on a node now, and compacts its log.
-    Snapshot(SnapshotArgs),
+    Snapshot(ReplicaArgs),
+    /// Forgets the whole log of a group on a node before its newest snapshot.
+    Compact(ReplicaArgs),
+    /// Hands over leadership of all groups that a node leads, for maintenance.
+    Drain(DrainArgs),
+    /// Takes a node out of all its groups.
+    Decommission(DecommissionArgs),
+    /// Goes on with what is left of a group that has lost its quorum for good. Can lose data.
+    RecoverQuorum(RecoverArgs),
+    /// Copies the state of a group into a file.
+    Export(ExportArgs),
+    /// Starts a new group with the state of such a file.
+    Import(ImportArgs),
     /// Prints what happens on a node, one line for each event.
     Watch(WatchArgs),
     /// Shows nodes, their groups and their peers.
@@ -102,8 +131,18 @@ pub async fn run_client(command: ClientCommand) -> Result<(), Failure> {
         ClientCommand::Bootstrap(args) => group_verbs::bootstrap(args).await,
         ClientCommand::Join(args) => group_verbs::join(args).await,
         ClientCommand::Leave(args) => group_verbs::leave(args).await,
-        ClientCommand::Transfer(args) => group_verbs::transfer(args).await,
-        ClientCommand::Snapshot(args) => group_verbs::snapshot(args).await,
+        ClientCommand::Transfer(args) => upkeep_verbs::transfer(args).await,
+        ClientCommand::Add(args) => member_verbs::add(args).await,
+        ClientCommand::Promote(args) => member_verbs::promote(args).await,
+        ClientCommand::Demote(args) => member_verbs::demote(args).await,
+        ClientCommand::Remove(args) => member_verbs::remove(args).await,
+        ClientCommand::Snapshot(args) => upkeep_verbs::snapshot(args).await,
+        ClientCommand::Compact(args) => upkeep_verbs::compact(args).await,
+        ClientCommand::Drain(args) => upkeep_verbs::drain(args).await,
+        ClientCommand::Decommission(args) => member_verbs::decommission(args).await,
+        ClientCommand::RecoverQuorum(args) => recover_verb::recover_quorum(args).await,
+        ClientCommand::Export(args) => backup_verbs::export(args).await,
+        ClientCommand::Import(args) => backup_verbs::import(args).await,
         ClientCommand::Watch(args) => group_verbs::watch(args).await,
         ClientCommand::Status(args) => group_verbs::status(args).await,
         ClientCommand::Put(args) => key_verbs::put(args).await,

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use multiraft_engine::error::{BootstrapError, JoinError, LeaveError};
+use multiraft_engine::error::{BootstrapError, ImportError, JoinError, LeaveError, RecoverError};
 use multiraft_engine::raft::RoleName;
 use multiraft_engine::raft::membership::{Member, MemberRole, Membership};
-use multiraft_engine::shard::GroupStatus;
+use multiraft_engine::raft::progress::ProgressState;
+use multiraft_engine::raft::recovery::RecoveryRefusal;
+use multiraft_engine::shard::{FollowerStatus, GroupStatus};
+use multiraft_engine::snapshot::SnapshotError;
 use multiraft_engine::traits::PeerAddress;
-use multiraft_engine::types::{GroupId, NodeId};
+use multiraft_engine::types::{GroupId, Index, NodeId};
 use multiraft_proto::admin;
 use multiraft_proto::node::member_config::Role;
 use multiraft_proto::node::{GroupConfig, MemberConfig};
@@ -53,6 +56,17 @@ pub fn group_id(id: u32) -> Result<GroupId, Status> {
         ));
     }
     Ok(GroupId(id))
+}
+
+/// A checked node id.
+pub fn node_id(id: u32) -> Result<NodeId, Status> {
+    NodeId::new(id).ok_or_else(|| invalid("node_id must not be 0: nodes are numbered from 1"))
+}
+
+/// What a node is in a group, as this replica knows it.
+pub fn role_in(status: &GroupStatus, node: NodeId) -> Option<MemberRole> {
+    let member = status.membership.members.get(&node);
+    member.map(|member| member.role)
 }
 
 fn member(config: MemberConfig) -> Result<(NodeId, Member), Status> {
@@ -117,8 +131,8 @@ pub fn member_configs(membership: &Membership) -> Vec<MemberConfig> {
     membership.members.iter().map(to_config).collect()
 }
 
-/// A group's state as the API shows it.
-pub fn group_status(status: &GroupStatus) -> admin::GroupStatus {
+/// A group's state as the API shows it; `log_bytes` is what it needs of the node's log.
+pub fn group_status(status: &GroupStatus, log_bytes: u64) -> admin::GroupStatus {
     use admin::group_status::Role as Shown;
     let role = match (status.member_role, status.role) {
         _ if status.is_joining => Shown::Joining,
@@ -140,6 +154,27 @@ pub fn group_status(status: &GroupStatus) -> admin::GroupStatus {
         last_index: status.last.0,
         members: member_configs(&status.membership),
         snapshot_index: status.snapshot.0,
+        last_term: status.seen.last.1.0,
+        membership_index: status.seen.membership.0,
+        log_bytes,
+        followers: (status.followers.iter())
+            .map(|follower| follower_status(follower, status.last))
+            .collect(),
+    }
+}
+
+fn follower_status(follower: &FollowerStatus, last: Index) -> admin::FollowerStatus {
+    use admin::follower_status::State as Shown;
+    let state = match follower.state {
+        ProgressState::Probe => Shown::Probe,
+        ProgressState::Replicate => Shown::Replicate,
+        ProgressState::Snapshot(_) => Shown::Snapshot,
+    };
+    admin::FollowerStatus {
+        node_id: follower.node.get(),
+        match_index: follower.matched.0,
+        lag: last.0.saturating_sub(follower.matched.0),
+        state: state.into(),
     }
 }
 
@@ -187,6 +222,32 @@ pub fn leave_status(error: &LeaveError) -> Status {
             "{text}: let the others leave first, or make one of them a voter"
         )),
         _ => Status::unavailable(text),
+    }
+}
+
+/// Why a group does not go on without its quorum, as the API says it.
+pub fn recover_status(error: &RecoverError) -> Status {
+    let text = error.to_string();
+    match error {
+        RecoverError::UnknownGroup(_) => Status::not_found(text),
+        RecoverError::Refused(RecoveryRefusal::Changed) => Status::aborted(text),
+        RecoverError::Refused(_) => Status::failed_precondition(text),
+        _ => Status::unavailable(text),
+    }
+}
+
+/// Why a group was not started from a copy, as the API says it.
+pub fn import_status(error: &ImportError) -> Status {
+    let text = error.to_string();
+    match error {
+        ImportError::Bootstrap(error) => bootstrap_status(error),
+        ImportError::Snapshot(SnapshotError::NoRoom { .. }) => Status::resource_exhausted(text),
+        ImportError::Snapshot(SnapshotError::Io(source))
+            if source.kind() == std::io::ErrorKind::StorageFull =>
+        {
+            Status::resource_exhausted(text)
+        }
+        _ => invalid(text),
     }
 }
 

@@ -116,7 +116,7 @@ impl Node {
             None => None,
         };
         let (stop, stopped) = oneshot::channel();
-        let server = serve(config, &about, &host, &events, api, stopped).await?;
+        let server = serve(config, &about, &host, &log, &events, api, stopped).await?;
         tracing::info!(node = %about.node, api = about.api_address, raft = about.raft_address, "ready");
         Ok(Self {
             about,
@@ -295,6 +295,7 @@ async fn serve(
     config: &Config,
     about: &About,
     host: &Arc<Host<KvMachine>>,
+    log: &Arc<LogDb>,
     events: &Arc<EventHub>,
     listener: TcpListener,
     stopped: oneshot::Receiver<()>,
@@ -325,6 +326,7 @@ async fn serve(
         .add_service(AdminServer::new(AdminService::new(
             about.clone(),
             host.clone(),
+            log.clone(),
             events.clone(),
         )))
         .add_service(KvServer::new(KvService::new(Arc::new(backend))));

@@ -8,7 +8,7 @@ use multiraft_proto::etcdserverpb::kv_client::KvClient;
 use multiraft_proto::node::node_client::NodeClient;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{ConnectionArgs, Failure};
 
@@ -98,14 +98,28 @@ impl Client {
             Ok(Ok(response)) => Ok(response.into_inner()),
             // Nobody but tonic's own timer cancels; it runs in parallel to ours.
             Ok(Err(status)) if status.code() != Code::Cancelled => Err(self.failure(what, status)),
-            Ok(Err(_)) | Err(_) => {
-                let (endpoint, timeout) = (self.endpoint.clone(), self.timeout);
-                Err(Failure::Timeout {
-                    what,
-                    endpoint,
-                    timeout,
-                })
-            }
+            Ok(Err(_)) | Err(_) => Err(self.timed_out(what)),
+        }
+    }
+
+    /// Waits for the next message of a stream, each time no longer than the timeout.
+    pub(super) async fn next<T>(
+        &self,
+        what: &'static str,
+        stream: &mut Streaming<T>,
+    ) -> Result<Option<T>, Failure> {
+        match tokio::time::timeout(self.timeout, stream.message()).await {
+            Ok(next) => next.map_err(|status| self.failure(what, status)),
+            Err(_) => Err(self.timed_out(what)),
+        }
+    }
+
+    fn timed_out(&self, what: &'static str) -> Failure {
+        let (endpoint, timeout) = (self.endpoint.clone(), self.timeout);
+        Failure::Timeout {
+            what,
+            endpoint,
+            timeout,
         }
     }
 

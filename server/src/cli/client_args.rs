@@ -76,33 +76,6 @@ pub struct LeaveArgs {
     pub connection: ConnectionArgs,
 }
 
-/// The arguments of `multiraft transfer`.
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  multiraft transfer --group 7 --to 2 --endpoint a:8080")]
-pub struct TransferArgs {
-    /// The group.
-    #[arg(long, value_name = "GROUP", value_parser = clap::value_parser!(u32).range(1..))]
-    pub group: u32,
-    /// The node that is to lead it: one of its voters.
-    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u32).range(1..))]
-    pub to: u32,
-    /// How to reach a node of the group.
-    #[command(flatten)]
-    pub connection: ConnectionArgs,
-}
-
-/// The arguments of `multiraft snapshot`.
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  multiraft snapshot --group 7 --endpoint a:8080")]
-pub struct SnapshotArgs {
-    /// The group.
-    #[arg(long, value_name = "GROUP", value_parser = clap::value_parser!(u32).range(1..))]
-    pub group: u32,
-    /// How to reach the node.
-    #[command(flatten)]
-    pub connection: ConnectionArgs,
-}
-
 /// The arguments of `multiraft watch`.
 #[derive(Debug, Clone, Args)]
 #[command(

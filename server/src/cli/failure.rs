@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -45,6 +46,14 @@ pub enum Failure {
         what: &'static str,
         source: serde_json::Error,
     },
+    /// Some of it was done.
+    #[error("{what}: {left}")]
+    Incomplete { what: &'static str, left: String },
+    /// Nothing was done.
+    #[error("{what}: {message}")]
+    Refused { what: &'static str, message: String },
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
     #[error("log verify: {problems} places are damaged")]
     LogDamaged { problems: usize },
     #[error("standard output: {0}")]
@@ -109,7 +118,13 @@ impl Failure {
                 "a node does not start on this log; keep the directory, it may hold the last copy \
                  of what the named groups need",
             ),
-            Self::Config(_) | Self::Json { .. } | Self::Output(_) | Self::Node { .. } => None,
+            Self::Incomplete { .. } => Some("do what the lines above say, then repeat the command"),
+            Self::Config(_)
+            | Self::Json { .. }
+            | Self::Output(_)
+            | Self::Refused { .. }
+            | Self::File { .. }
+            | Self::Node { .. } => None,
         }
     }
 }

@@ -1,37 +1,22 @@
-//! The verbs about groups: bootstrap, join, leave, transfer, snapshot, watch, status.
+//! The verbs about groups: bootstrap, join, leave, watch, status.
 
-use multiraft_proto::admin::{
-    MakeSnapshotRequest, StatusRequest, StatusResponse, TransferLeadershipRequest,
-};
+use multiraft_proto::admin::{StatusRequest, StatusResponse};
 use multiraft_proto::node::{
     BootstrapRequest, GroupConfig, JoinRequest, LeaveRequest, WatchRequest,
 };
 use tonic::Request;
 
 use super::client::Client;
+use super::output::print_answer;
 use super::{
-    Failure, LeaveArgs, MembersArgs, SnapshotArgs, StatusArgs, TransferArgs, WatchArgs,
-    coloured_line, group_table, json_line, node_table, print_line,
+    Failure, LeaveArgs, MembersArgs, StatusArgs, WatchArgs, coloured_line, group_table, json_line,
+    node_table, print_line,
 };
 
 fn group_config(args: &MembersArgs) -> GroupConfig {
     GroupConfig {
         group_id: args.group,
         members: args.members.clone(),
-    }
-}
-
-/// Prints the JSON of the answer, or the text.
-fn print_answer<M: prost::Message + prost::Name>(
-    what: &'static str,
-    json: bool,
-    answer: &M,
-    text: &str,
-) -> Result<(), Failure> {
-    if json {
-        print_line(&json_line(what, answer)?)
-    } else {
-        print_line(text)
     }
 }
 
@@ -70,38 +55,6 @@ pub(super) async fn leave(args: LeaveArgs) -> Result<(), Failure> {
     let answer = client.answer("leave", node.leave(request)).await?;
     let text = format!("left group {}", args.group);
     print_answer("leave", args.connection.json, &answer, &text)
-}
-
-pub(super) async fn transfer(args: TransferArgs) -> Result<(), Failure> {
-    let client = Client::connect_any(&args.connection).await?;
-    let mut admin = client.admin();
-    let request = client.request(TransferLeadershipRequest {
-        group_id: args.group,
-        node_id: args.to,
-    });
-    let answer = admin.transfer_leadership(request);
-    let answer = client.answer("transfer", answer).await?;
-    let text = format!(
-        "node {} leads group {} in term {}",
-        args.to, args.group, answer.term
-    );
-    print_answer("transfer", args.connection.json, &answer, &text)
-}
-
-pub(super) async fn snapshot(args: SnapshotArgs) -> Result<(), Failure> {
-    let client = Client::connect_any(&args.connection).await?;
-    let mut admin = client.admin();
-    let request = client.request(MakeSnapshotRequest {
-        group_id: args.group,
-    });
-    let answer = client
-        .answer("snapshot", admin.make_snapshot(request))
-        .await?;
-    let text = format!(
-        "the snapshot of group {} covers entry {}",
-        args.group, answer.index
-    );
-    print_answer("snapshot", args.connection.json, &answer, &text)
 }
 
 /// Prints events until the node ends the stream; the timeout is only for its beginning.

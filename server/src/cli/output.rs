@@ -21,6 +21,20 @@ pub fn print_line(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Prints the JSON of the answer, or the text.
+pub(super) fn print_answer<M: Message + Name>(
+    what: &'static str,
+    json: bool,
+    answer: &M,
+    text: &str,
+) -> Result<(), Failure> {
+    if json {
+        print_line(&json_line(what, answer)?)
+    } else {
+        print_line(text)
+    }
+}
+
 /// The message in proto3 JSON form, on one line.
 ///
 /// # Errors

@@ -2,8 +2,10 @@
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
+use indicatif::HumanBytes;
+use multiraft_proto::admin::follower_status::State;
 use multiraft_proto::admin::group_status::Role;
-use multiraft_proto::admin::{GroupStatus, StatusResponse};
+use multiraft_proto::admin::{GroupStatus, LogStatus, StatusResponse};
 use multiraft_proto::node::MemberConfig;
 use multiraft_proto::node::member_config::Role as MemberRole;
 
@@ -20,7 +22,8 @@ fn table(header: &[&str]) -> Table {
 /// A row for each node: who it is, where it listens, what it holds, whom it reaches.
 pub fn node_table(nodes: &[StatusResponse]) -> String {
     let mut table = table(&[
-        "node", "version", "cluster", "API", "Raft", "data", "groups", "leads", "peers up",
+        "node", "version", "cluster", "API", "Raft", "data", "groups", "leads", "peers up", "log",
+        "free",
     ]);
     for node in nodes {
         let led = node
@@ -39,6 +42,8 @@ pub fn node_table(nodes: &[StatusResponse]) -> String {
             node.groups.len().to_string(),
             led.to_string(),
             format!("{connected} of {}", node.peers.len()),
+            node.log.as_ref().map_or_else(String::new, log_space),
+            node.log.as_ref().map_or_else(String::new, free_space),
         ]);
     }
     table.to_string()
@@ -54,7 +59,10 @@ pub fn group_table(nodes: &[StatusResponse]) -> String {
         "term",
         "committed",
         "applied",
+        "behind",
         "log",
+        "size",
+        "snapshot",
         "members",
     ]);
     let mut replicas: Vec<(u32, &GroupStatus)> = nodes
@@ -71,8 +79,11 @@ pub fn group_table(nodes: &[StatusResponse]) -> String {
             group.term.to_string(),
             group.commit_index.to_string(),
             group.applied_index.to_string(),
+            behind_text(group),
             log_text(group),
-            members_text(group),
+            HumanBytes(group.log_bytes).to_string(),
+            snapshot_text(group),
+            members_text(&group.members),
         ]);
     }
     table.to_string()
@@ -90,7 +101,7 @@ pub fn summary_table(nodes: &[StatusResponse], groups: u32) -> String {
         let committed = replicas.iter().map(|group| group.commit_index).max();
         table.add_row([
             id.to_string(),
-            members_text(newest),
+            members_text(&newest.members),
             leader_text(newest),
             newest.term.to_string(),
             committed.unwrap_or_default().to_string(),
@@ -106,13 +117,13 @@ fn leader_text(group: &GroupStatus) -> String {
     }
 }
 
-fn members_text(group: &GroupStatus) -> String {
-    let members: Vec<String> = group.members.iter().map(member_text).collect();
+pub(super) fn members_text(members: &[MemberConfig]) -> String {
+    let members: Vec<String> = members.iter().map(member_text).collect();
     members.join(" ")
 }
 
 /// An unknown role, of a newer node, as its number.
-fn role_text(group: &GroupStatus) -> String {
+pub(super) fn role_text(group: &GroupStatus) -> String {
     match Role::try_from(group.role) {
         Ok(Role::Unknown) => "unknown",
         Ok(Role::Leader) => "leader",
@@ -125,6 +136,52 @@ fn role_text(group: &GroupStatus) -> String {
         Err(_) => return group.role.to_string(),
     }
     .to_owned()
+}
+
+/// Live bytes of the node's log, its size, and the group that keeps the oldest segment from being given
+/// back.
+fn log_space(log: &LogStatus) -> String {
+    let (live, file) = (HumanBytes(log.live_bytes), HumanBytes(log.file_bytes));
+    let pin = match log.pinned_by {
+        0 => String::new(),
+        group => format!(
+            ", pinned by group {group}: {}",
+            HumanBytes(log.pinned_bytes)
+        ),
+    };
+    format!("{live} of {file}{pin}")
+}
+
+fn free_space(log: &LogStatus) -> String {
+    let free = HumanBytes(log.free_bytes);
+    if log.has_room {
+        free.to_string()
+    } else {
+        format!("{free}, FULL")
+    }
+}
+
+/// The committed entries that are not applied here, and of a leader the followers that lack entries.
+fn behind_text(group: &GroupStatus) -> String {
+    let unapplied = group.commit_index.saturating_sub(group.applied_index);
+    let own = (unapplied > 0).then(|| format!("{unapplied} to apply"));
+    let followers = group.followers.iter().filter_map(|follower| {
+        let node = follower.node_id;
+        match follower.state() {
+            State::Snapshot => Some(format!("{node}: snapshot")),
+            _ if follower.lag > 0 => Some(format!("{node}: {}", follower.lag)),
+            State::Unknown | State::Probe | State::Replicate => None,
+        }
+    });
+    let all: Vec<String> = own.into_iter().chain(followers).collect();
+    all.join(", ")
+}
+
+fn snapshot_text(group: &GroupStatus) -> String {
+    match group.snapshot_index {
+        0 => "none".to_owned(),
+        index => index.to_string(),
+    }
 }
 
 fn log_text(group: &GroupStatus) -> String {
@@ -146,7 +203,7 @@ fn member_text(member: &MemberConfig) -> String {
 
 #[cfg(test)]
 mod tests {
-    use multiraft_proto::admin::PeerStatus;
+    use multiraft_proto::admin::{FollowerStatus, PeerStatus};
 
     use super::*;
 
@@ -156,6 +213,15 @@ mod tests {
             host: "h".to_owned(),
             port: 1,
             role: role.into(),
+        }
+    }
+
+    fn follower(node_id: u32, state: State, lag: u64) -> FollowerStatus {
+        FollowerStatus {
+            node_id,
+            lag,
+            state: state.into(),
+            ..FollowerStatus::default()
         }
     }
 
@@ -169,8 +235,16 @@ mod tests {
             role: role.into(),
             term: 4,
             leader_id: 1,
+            commit_index: 7,
+            applied_index: 5,
             first_index: 1,
             last_index: 9,
+            log_bytes: 1024,
+            followers: vec![
+                follower(2, State::Replicate, 4),
+                follower(3, State::Snapshot, 9),
+                follower(4, State::Probe, 0),
+            ],
             members: members.clone(),
             ..GroupStatus::default()
         };
@@ -180,10 +254,19 @@ mod tests {
             ..PeerStatus::default()
         }];
         let groups = vec![group(7), group(8)];
+        let log = LogStatus {
+            file_bytes: 64 << 20,
+            live_bytes: 12 << 20,
+            pinned_by: 7,
+            pinned_bytes: 3 << 10,
+            free_bytes: 2 << 30,
+            has_room: false,
+        };
         StatusResponse {
             node_id,
             groups,
             peers,
+            log: Some(log),
             ..StatusResponse::default()
         }
     }
@@ -211,8 +294,21 @@ mod tests {
             .collect();
         assert_eq!(ids, [("7", "1"), ("7", "2"), ("8", "1"), ("8", "2")]);
         assert_eq!(
-            rows[0][3..10],
-            ["leader", "1", "4", "0", "0", "1 to 9", "1 2:witness"].map(str::to_owned)
+            rows[0][3..],
+            [
+                "leader",
+                "1",
+                "4",
+                "7",
+                "5",
+                "2 to apply, 2: 4, 3: snapshot",
+                "1 to 9",
+                "1.00 KiB",
+                "none",
+                "1 2:witness",
+                ""
+            ]
+            .map(str::to_owned)
         );
         assert_eq!(rows[1][3], "witness");
     }
@@ -225,5 +321,13 @@ mod tests {
         ]));
         assert_eq!(rows[0][7..10], ["2", "2", "1 of 1"].map(str::to_owned));
         assert_eq!(rows[1][7..10], ["2", "0", "1 of 1"].map(str::to_owned));
+        assert_eq!(
+            rows[0][10..12],
+            [
+                "12.00 MiB of 64.00 MiB, pinned by group 7: 3.00 KiB",
+                "2.00 GiB, FULL"
+            ]
+            .map(str::to_owned)
+        );
     }
 }
