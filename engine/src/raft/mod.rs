@@ -146,6 +146,12 @@ impl Group {
         let is_joining = standing == Standing::Joining;
         if is_joining {
             log.await_state();
+        } else {
+            // A membership becomes durable when its entry is committed; the commit index may not be. Else: 1. a
+            // leader without others adds a peer that has no state yet, and crashes; 2. it takes the entry for
+            // uncommitted, and the peer has to hold it; 3. the peer needs a snapshot in which it is a member,
+            // and none can be made before the entry is committed: the group is stuck.
+            log.commit_to(membership.index.min(log.last()));
         }
         let mut group = Self {
             id: stored.group,
