@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use multiraft_engine::types::GroupId;
 
 use crate::LogDb;
+use crate::segment::Segment;
 
 /// What a log takes, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,10 +29,10 @@ impl LogDb {
         let state = self.shared.state.lock();
         let (file_bytes, live_bytes) = state.table.used_and_live_bytes();
         let active = state.table.active().id;
-        let oldest = state.table.iter().next();
-        let through = oldest
-            .filter(|segment| segment.id != active)
-            .map(|segment| segment.last_sequence());
+        let through = {
+            let oldest = state.table.iter().next().filter(|s| s.id != active);
+            oldest.map(Segment::last_sequence)
+        };
         let mut space = LogSpace {
             file_bytes,
             live_bytes,

@@ -5,6 +5,7 @@
 //! ```
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
@@ -210,5 +211,8 @@ async fn read_part(file: &mut BufReader<File>) -> io::Result<Option<BackupPart>>
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes all");
+        text
+    })
 }

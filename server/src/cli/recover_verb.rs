@@ -146,27 +146,28 @@ impl<'a> Plan<'a> {
     }
 
     fn text(&self, code: &str) -> String {
-        let mut text = format!("Plan for group {}, nothing is changed yet.\n", self.group);
-        for (node, replica) in &self.survivors {
-            text += &format!(
+        let replica = |(node, replica): &(u32, &GroupStatus)| {
+            format!(
                 "  node {node}, {}: log up to entry {} of term {}, committed up to {}\n",
                 role_text(replica),
                 replica.last_index,
                 replica.last_term,
                 replica.commit_index
-            );
-        }
-        let (node, replica) = self.survivors[self.best];
-        text += &format!(
-            "Node {node} goes on with its log up to entry {} and leads; the other survivors follow it.\n\
+            )
+        };
+        let survivors: String = self.survivors.iter().map(replica).collect();
+        let (node, best) = self.survivors[self.best];
+        format!(
+            "Plan for group {}, nothing is changed yet.\n{survivors}\
+             Node {node} goes on with its log up to entry {} and leads; the other survivors follow it.\n\
              Removed from the group: {}.\n\
              ! WRITES THAT ONLY THE REMOVED NODES HAD ARE LOST, EVEN IF THEY WERE ACKNOWLEDGED.\n\
              ! A REMOVED NODE THAT STARTS AGAIN WITH ITS OLD DATA CAN FORM A SECOND GROUP: destroy its data.\n\
              To do it, repeat the command with --confirm {code}",
-            replica.last_index,
+            self.group,
+            best.last_index,
             list(&self.lost),
-        );
-        text
+        )
     }
 }
 

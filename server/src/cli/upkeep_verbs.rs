@@ -60,10 +60,10 @@ pub(super) async fn drain(args: DrainArgs) -> Result<(), Failure> {
     let mut admin = client.admin();
     let answer = admin.drain(client.request(DrainRequest {}));
     let answer = client.answer("drain", answer).await?;
-    let mut text = format!("handed over {}", groups(answer.moved as usize));
-    for kept in &answer.kept {
-        text += &format!("\nstill leads group {}: {}", kept.group_id, kept.reason);
-    }
+    let kept = answer.kept.iter();
+    let kept = kept.map(|k| format!("\nstill leads group {}: {}", k.group_id, k.reason));
+    let kept: String = kept.collect();
+    let text = format!("handed over {}{kept}", groups(answer.moved as usize));
     print_answer("drain", args.connection.json, &answer, &text)?;
     match answer.kept.len() {
         0 => Ok(()),

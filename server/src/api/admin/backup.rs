@@ -85,15 +85,13 @@ impl AdminService {
             ));
         };
         let (group, membership) = convert::group(Some(config))?;
-        let header = match next(&mut parts).await? {
-            Some(ImportPart::Backup(BackupPart {
-                part: Some(Part::Header(header)),
-            })) => header,
-            Some(_) | None => {
-                return Err(Status::invalid_argument(
-                    "the second part of an import must be the copy's header: is this a backup?",
-                ));
-            }
+        let Some(ImportPart::Backup(BackupPart {
+            part: Some(Part::Header(header)),
+        })) = next(&mut parts).await?
+        else {
+            return Err(Status::invalid_argument(
+                "the second part of an import must be the copy's header: is this a backup?",
+            ));
         };
         if header.version != VERSION {
             return Err(Status::invalid_argument(format!(
