@@ -9,13 +9,11 @@ mod support;
 
 use multiraft_proto::admin::admin_client::AdminClient;
 use multiraft_proto::admin::group_status::Role as Shown;
-use multiraft_proto::admin::{
-    GroupStatus, MakeSnapshotRequest, StatusRequest, TransferLeadershipRequest,
-};
+use multiraft_proto::admin::{GroupStatus, MakeSnapshotRequest, TransferLeadershipRequest};
 use multiraft_proto::node::member_config::Role;
 use multiraft_proto::node::node_client::NodeClient;
 use multiraft_proto::node::{GroupConfig, JoinRequest, LeaveRequest, MemberConfig};
-use support::{Cluster, PATIENCE, Process, all, bootstrap, free_ports, put};
+use support::{Cluster, PATIENCE, Process, all, bootstrap, free_ports, group_status, put};
 use tonic::{Code, Status};
 
 const GROUP: u32 = 1;
@@ -82,12 +80,7 @@ async fn leave(node: &Process, group_id: u32) -> Result<(), Status> {
 }
 
 async fn status(node: &Process) -> Option<GroupStatus> {
-    let mut client = AdminClient::new(node.channel().await);
-    let request = StatusRequest {
-        group_ids: vec![GROUP],
-    };
-    let status = client.status(request).await.ok()?.into_inner();
-    status.groups.into_iter().next()
+    group_status(node, GROUP).await
 }
 
 /// What a node is in the group, and who else is in it; `None`: it has nothing of it.

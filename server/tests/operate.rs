@@ -7,75 +7,18 @@
 
 mod support;
 
-use std::process::Command;
 use std::time::Instant;
 
+use support::cli::{bootstrap, done, multiraft, refused, until};
+use support::load::LOOK;
 use support::{Cluster, PATIENCE, Process, all, put};
-use tokio::time::{Duration, sleep};
-
-/// Between two looks at what is to become so.
-const LOOK: Duration = Duration::from_millis(50);
-
-/// What a verb did: whether its exit code was 0, and all that it printed.
-fn multiraft(nodes: &[&Process], arguments: &[&str]) -> (bool, String) {
-    let endpoints = nodes
-        .iter()
-        .map(|node| format!("127.0.0.1:{}", node.api_port));
-    let endpoints = endpoints.collect::<Vec<_>>().join(",");
-    let output = Command::new(env!("CARGO_BIN_EXE_multiraft"))
-        .args(arguments)
-        .args(["--endpoint", &endpoints, "--timeout", "60s"])
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(text).unwrap())
-}
-
-/// What a verb printed that must succeed.
-fn done(nodes: &[&Process], arguments: &[&str]) -> String {
-    let (is_done, text) = multiraft(nodes, arguments);
-    assert!(is_done, "{arguments:?}: {text}");
-    text
-}
-
-/// What a verb printed that must fail.
-fn refused(nodes: &[&Process], arguments: &[&str]) -> String {
-    let (is_done, text) = multiraft(nodes, arguments);
-    assert!(!is_done, "{arguments:?}: {text}");
-    text
-}
-
-fn bootstrap(nodes: &[&Process], group: &str) {
-    let members = nodes
-        .iter()
-        .map(|n| format!("--member={}=127.0.0.1:{}", n.id, n.raft_port));
-    let members: Vec<String> = members.collect();
-    let members = members.iter().map(String::as_str);
-    let arguments: Vec<&str> = ["bootstrap", "--group", group]
-        .into_iter()
-        .chain(members)
-        .collect();
-    done(nodes, &arguments);
-}
+use tokio::time::sleep;
 
 /// Writes until it is acknowledged.
 async fn write(node: &Process, group: u32, key: &str, value: &str) {
     let began = Instant::now();
     while let Err(status) = put(node.channel().await, group, key, value).await {
         assert!(began.elapsed() < PATIENCE, "{status}");
-        sleep(LOOK).await;
-    }
-}
-
-/// Repeats a look until it shows what it should.
-async fn until(what: &str, look: impl Fn() -> (bool, String)) {
-    let began = Instant::now();
-    loop {
-        let (is_so, text) = look();
-        if is_so {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "{what}: {text}");
         sleep(LOOK).await;
     }
 }

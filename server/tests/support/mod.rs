@@ -5,12 +5,17 @@
     reason = "shared by tests that each use a part"
 )]
 
+pub mod cli;
+pub mod load;
+
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use multiraft_proto::admin::admin_client::AdminClient;
+use multiraft_proto::admin::{GroupStatus, StatusRequest};
 use multiraft_proto::etcdserverpb::kv_client::KvClient;
 use multiraft_proto::etcdserverpb::{PutRequest, PutResponse, RangeRequest};
 use multiraft_proto::node::member_config::Role;
@@ -124,6 +129,16 @@ impl Process {
         child.wait().unwrap();
     }
 
+    /// SIGTERM, and what its exit code was.
+    pub fn stop(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        let term = Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status();
+        assert!(term.unwrap().success());
+        child.wait().unwrap().code()
+    }
+
     /// A connection, as soon as the node serves.
     pub async fn channel(&self) -> Channel {
         let endpoint = Channel::from_shared(format!("http://127.0.0.1:{}", self.api_port)).unwrap();
@@ -180,6 +195,16 @@ pub async fn put(
         .into_inner())
 }
 
+/// What a node tells of a group; `None`: it has nothing of it.
+pub async fn group_status(node: &Process, group: u32) -> Option<GroupStatus> {
+    let mut client = AdminClient::new(node.channel().await);
+    let request = StatusRequest {
+        group_ids: vec![group],
+    };
+    let status = client.status(request).await.ok()?.into_inner();
+    status.groups.into_iter().next()
+}
+
 /// All keys and values of a group.
 pub async fn all(channel: Channel, group: u32) -> Result<Vec<(String, String)>, Status> {
     let range = RangeRequest {
@@ -188,6 +213,7 @@ pub async fn all(channel: Channel, group: u32) -> Result<Vec<(String, String)>, 
         ..RangeRequest::default()
     };
     let answer = KvClient::new(channel)
+        .max_decoding_message_size(usize::MAX)
         .range(to_group(group, range))
         .await?
         .into_inner();
