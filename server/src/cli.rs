@@ -21,18 +21,20 @@ mod recover_verb;
 mod status_table;
 mod upkeep_verbs;
 mod values;
+mod watch_verb;
 
 use clap::{Parser, Subcommand};
 
 pub use client_args::{
     ConnectionArgs, DelArgs, GetArgs, KeyArgs, LeaveArgs, MembersArgs, PutArgs, RangeArgs,
-    StatusArgs, WatchArgs,
+    StatusArgs,
 };
 pub use event_line::{EventText, Tone, coloured_line, describe, plain_line};
 pub use failure::Failure;
 pub use logging::start_logging;
 pub use node_args::{
     DevArgs, LogArgs, LogCommand, LogDirArgs, LogFormat, LoggingArgs, RAFT_PORT_OFFSET, ServeArgs,
+    SnapshotArgs,
 };
 pub use operator_args::{
     AddArgs, DecommissionArgs, DrainArgs, ExportArgs, ImportArgs, MemberArgs, RecoverArgs,
@@ -40,6 +42,7 @@ pub use operator_args::{
 };
 pub use output::{escape, json_line, print_line, printable};
 pub use status_table::{group_table, node_table, summary_table};
+pub use watch_verb::WatchArgs;
 
 /// A storage node for thousands of Raft groups over one shared log.
 #[derive(Debug, Parser)]
@@ -143,7 +146,7 @@ pub async fn run_client(command: ClientCommand) -> Result<(), Failure> {
         ClientCommand::RecoverQuorum(args) => recover_verb::recover_quorum(args).await,
         ClientCommand::Export(args) => backup_verbs::export(args).await,
         ClientCommand::Import(args) => backup_verbs::import(args).await,
-        ClientCommand::Watch(args) => group_verbs::watch(args).await,
+        ClientCommand::Watch(args) => watch_verb::watch(args).await,
         ClientCommand::Status(args) => group_verbs::status(args).await,
         ClientCommand::Put(args) => key_verbs::put(args).await,
         ClientCommand::Get(args) => key_verbs::get(args).await,

@@ -12,9 +12,11 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use multiraft_engine::types::{GroupId, NodeId};
+use multiraft_transport::SnapshotLimits;
 
-use crate::cli::ServeArgs;
+use crate::cli::{ServeArgs, SnapshotArgs};
 
 /// Where a node listens unless told otherwise: only its own machine can reach it there, which is
 /// safe as long as the ports ask nobody who they are.
@@ -46,6 +48,9 @@ pub struct Config {
     pub raft_host: String,
     /// The port that the Raft transport listens on; 0: any free one.
     pub raft_port: u16,
+    /// Where peers reach this node, if not where it listens: host, and port; without one that of
+    /// `raft_port`.
+    pub raft_advertise: Option<(String, Option<u16>)>,
     /// The directory of all that the node stores.
     pub data_dir: PathBuf,
     /// The time between two heartbeats of a leader; default 100 ms.
@@ -55,6 +60,10 @@ pub struct Config {
     pub election_timeout: Duration,
     /// Entries applied since the last snapshot after which the next is made; default 10,000.
     pub snapshot_entry_threshold: u64,
+    /// Bytes of entries applied since the last snapshot after which the next is made; default 64 MiB.
+    pub snapshot_bytes: u64,
+    /// Bytes a second of all snapshots that this node sends, together; default 0, no limit.
+    pub snapshot_rate: u64,
     /// Entries kept below a snapshot for peers slightly behind; default 1,000.
     pub compaction_retain_entries: u64,
     /// The port of the metrics page; `None`: no page.
@@ -130,8 +139,18 @@ pub enum ConfigError {
         heartbeat: Duration,
         minimum: Duration,
     },
-    #[error("{field} is zero: give a number of entries from 1, or leave it out")]
-    ZeroEntries { field: &'static str },
+    #[error("{field} is zero: give a number from 1, or leave it out")]
+    Zero { field: &'static str },
+    #[error(
+        "--snapshot-rate {rate} is so slow that transfers would be given up for it: give at least \
+         {minimum}, or 0 for no limit"
+    )]
+    SlowSnapshots { rate: ByteSize, minimum: ByteSize },
+    #[error(
+        "--raft-port 0 is drawn anew at each start: say with --raft-advertise HOST:PORT which port the \
+         others shall use"
+    )]
+    NoAdvertisedPort,
     #[error("{flag} is empty: give a value, or leave it out")]
     Empty { flag: &'static str },
     #[error("{first} and {second} are both port {port}: give each a port of its own")]
@@ -152,10 +171,13 @@ impl Config {
             api_port: API_PORT,
             raft_host: HOST.to_owned(),
             raft_port: RAFT_PORT,
+            raft_advertise: None,
             data_dir: PathBuf::from(format!("data/node-{node}")),
             heartbeat_period: Duration::from_millis(100),
             election_timeout: Duration::from_secs(1),
             snapshot_entry_threshold: 10_000,
+            snapshot_bytes: 64 << 20,
+            snapshot_rate: 0,
             compaction_retain_entries: 1_000,
             metrics_port: None,
             default_group: GroupId(DEFAULT_GROUP),
@@ -185,8 +207,29 @@ impl Config {
         self.raft_port = args.raft_port;
         self.metrics_port = args.metrics_port;
         self.default_group = GroupId(args.default_group);
+        self.raft_advertise.clone_from(&args.raft_advertise);
         if let Some(data_dir) = &args.data_dir {
             self.data_dir.clone_from(data_dir);
+        }
+        let SnapshotArgs {
+            snapshot_entry_threshold,
+            snapshot_byte_threshold,
+            compaction_retain_entries,
+            snapshot_rate,
+        } = args.snapshots;
+        self.snapshot_rate = snapshot_rate.as_u64();
+        for (setting, flag) in [
+            (&mut self.snapshot_entry_threshold, snapshot_entry_threshold),
+            (
+                &mut self.snapshot_bytes,
+                snapshot_byte_threshold.map(|b| b.as_u64()),
+            ),
+            (
+                &mut self.compaction_retain_entries,
+                compaction_retain_entries,
+            ),
+        ] {
+            *setting = flag.unwrap_or(*setting);
         }
     }
 
@@ -196,10 +239,23 @@ impl Config {
     /// The first thing that is wrong, with what to do about it.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.check_times()?;
-        if self.snapshot_entry_threshold == 0 {
-            return Err(ConfigError::ZeroEntries {
-                field: "snapshot_entry_threshold",
+        for (field, value) in [
+            ("snapshot_entry_threshold", self.snapshot_entry_threshold),
+            ("--snapshot-byte-threshold", self.snapshot_bytes),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::Zero { field });
+            }
+        }
+        let minimum = SnapshotLimits::default().min_bytes_per_second();
+        if self.snapshot_rate != 0 && self.snapshot_rate < minimum {
+            return Err(ConfigError::SlowSnapshots {
+                rate: ByteSize(self.snapshot_rate),
+                minimum: ByteSize(minimum),
             });
+        }
+        if self.raft_port == 0 && matches!(self.raft_advertise, Some((_, None))) {
+            return Err(ConfigError::NoAdvertisedPort);
         }
         if self.default_group == GroupId(0) {
             return Err(ConfigError::DefaultGroupZero);

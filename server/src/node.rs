@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use multiraft_engine::config::Config as EngineConfig;
 use multiraft_engine::host::{Host, Parts};
+use multiraft_engine::traits::PeerAddress;
 use multiraft_engine::types::GroupId;
 use multiraft_logdb::{Access, Disk, FsDisk, Identity, LogDb, Options, SnapshotDir};
 use multiraft_proto::FILE_DESCRIPTOR_SET;
 use multiraft_proto::admin::admin_server::AdminServer;
 use multiraft_proto::etcdserverpb::kv_server::KvServer;
 use multiraft_proto::node::node_server::NodeServer;
-use multiraft_transport::TcpTransport;
+use multiraft_transport::{SnapshotLimits, TcpTransport};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -213,12 +214,23 @@ async fn bind_transport(
     let transport = multiraft_transport::Config {
         host: config.raft_host.clone(),
         port: config.raft_port,
+        advertise: advertised(config),
+        snapshots: SnapshotLimits {
+            bytes_per_second: config.snapshot_rate,
+            ..SnapshotLimits::default()
+        },
         ..multiraft_transport::Config::new(config.cluster_id, config.node, incarnation)
     };
     let runtime = tokio::runtime::Handle::current();
     TcpTransport::bind(transport, snapshots.clone(), runtime)
         .await
         .map_err(NodeError::RaftPort)
+}
+
+fn advertised(config: &Config) -> Option<PeerAddress> {
+    let (host, port) = config.raft_advertise.clone()?;
+    let port = port.unwrap_or(config.raft_port);
+    Some(PeerAddress { host, port })
 }
 
 async fn listen(
@@ -244,7 +256,7 @@ fn about(config: &Config, log: &LogDb, api: Option<SocketAddr>, raft: SocketAddr
         cluster_id: config.cluster_id,
         incarnation: log.incarnation(),
         api_address: api.map_or_else(String::new, |address| address.to_string()),
-        raft_address: raft.to_string(),
+        raft_address: advertised(config).map_or(raft.to_string(), |address| address.to_string()),
         data_dir: shown.display().to_string(),
     }
 }
@@ -253,6 +265,7 @@ fn engine_config(config: &Config, incarnation: u64) -> EngineConfig {
     let mut engine = EngineConfig::new(config.node);
     engine.incarnation = incarnation;
     engine.snapshot_entries = config.snapshot_entry_threshold;
+    engine.snapshot_bytes = config.snapshot_bytes;
     engine.retain_entries = config.compaction_retain_entries;
     engine.tick = config.heartbeat_period;
     let ticks = config

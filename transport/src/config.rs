@@ -137,9 +137,15 @@ impl SnapshotLimits {
     }
 
     fn starves(&self) -> bool {
+        self.bytes_per_second != 0 && self.bytes_per_second < self.min_bytes_per_second()
+    }
+
+    /// The lowest limit of the rate with which every transfer's chunk passes in half a
+    /// [`Self::stall_timeout`] when all send; bytes a second.
+    pub fn min_bytes_per_second(&self) -> u64 {
         let round = self.chunk_bytes as u128 * self.parallel_sends as u128;
-        let passes = u128::from(self.bytes_per_second) * self.stall_timeout.as_millis() / 2000;
-        self.bytes_per_second != 0 && passes < round
+        let needed = (2000 * round).div_ceil(self.stall_timeout.as_millis().max(1));
+        u64::try_from(needed).unwrap_or(u64::MAX)
     }
 }
 

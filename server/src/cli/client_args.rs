@@ -76,18 +76,6 @@ pub struct LeaveArgs {
     pub connection: ConnectionArgs,
 }
 
-/// The arguments of `multiraft watch`.
-#[derive(Debug, Clone, Args)]
-#[command(
-    after_help = "First come the present groups and connections, then what happens.\n\n\
-    Examples:\n  multiraft watch\n  multiraft watch --json | jq .leaderUpdated"
-)]
-pub struct WatchArgs {
-    /// How to reach the node.
-    #[command(flatten)]
-    pub connection: ConnectionArgs,
-}
-
 /// The arguments of `multiraft status`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  multiraft status\n  \

@@ -42,6 +42,32 @@ pub struct EventText {
     pub fields: Vec<(&'static str, String)>,
 }
 
+impl EventText {
+    /// The group that the event is about; `None`: it is about a connection.
+    pub fn group(&self) -> Option<&str> {
+        let group = self.fields.iter().find(|(name, _)| *name == "group");
+        group.map(|(_, value)| value.as_str())
+    }
+}
+
+/// The names of all events.
+pub const KINDS: [&str; 14] = [
+    "MemberReady",
+    "LeaderUpdated",
+    "MembershipChanged",
+    "SendSnapshotStarted",
+    "SendSnapshotCompleted",
+    "SendSnapshotAborted",
+    "SnapshotReceived",
+    "SnapshotRecovered",
+    "SnapshotCreated",
+    "SnapshotCompacted",
+    "LogCompacted",
+    "LogDBCompacted",
+    "ConnectionEstablished",
+    "ConnectionFailed",
+];
+
 /// Takes an event apart.
 pub fn describe(event: &Event) -> EventText {
     let (kind, tone, fields) = match &event.event {

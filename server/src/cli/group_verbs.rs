@@ -1,16 +1,12 @@
-//! The verbs about groups: bootstrap, join, leave, watch, status.
+//! The verbs about groups: bootstrap, join, leave, status.
 
 use multiraft_proto::admin::{StatusRequest, StatusResponse};
-use multiraft_proto::node::{
-    BootstrapRequest, GroupConfig, JoinRequest, LeaveRequest, WatchRequest,
-};
-use tonic::Request;
+use multiraft_proto::node::{BootstrapRequest, GroupConfig, JoinRequest, LeaveRequest};
 
 use super::client::Client;
 use super::output::print_answer;
 use super::{
-    Failure, LeaveArgs, MembersArgs, StatusArgs, WatchArgs, coloured_line, group_table, json_line,
-    node_table, print_line,
+    Failure, LeaveArgs, MembersArgs, StatusArgs, group_table, json_line, node_table, print_line,
 };
 
 fn group_config(args: &MembersArgs) -> GroupConfig {
@@ -55,27 +51,6 @@ pub(super) async fn leave(args: LeaveArgs) -> Result<(), Failure> {
     let answer = client.answer("leave", node.leave(request)).await?;
     let text = format!("left group {}", args.group);
     print_answer("leave", args.connection.json, &answer, &text)
-}
-
-/// Prints events until the node ends the stream; the timeout is only for its beginning.
-pub(super) async fn watch(args: WatchArgs) -> Result<(), Failure> {
-    let client = Client::connect_any(&args.connection).await?;
-    let mut node = client.node();
-    let mut events = client
-        .answer("watch", node.watch(Request::new(WatchRequest {})))
-        .await?;
-    while let Some(event) = events
-        .message()
-        .await
-        .map_err(|status| client.failure("watch", status))?
-    {
-        if args.connection.json {
-            print_line(&json_line("watch", &event)?)?;
-        } else {
-            print_line(&coloured_line(&event, None))?;
-        }
-    }
-    Ok(())
 }
 
 /// Asks every endpoint, and shows what answered even if some did not.

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::values::parse_host;
 use crate::config::{API_PORT, CLUSTER_ID, DEFAULT_GROUP, HOST, RAFT_PORT};
 
 /// In `dev`, a node's Raft port is this much above its API port.
@@ -42,6 +44,11 @@ pub struct ServeArgs {
     /// The port that peers connect to for Raft.
     #[arg(long, env = "MULTIRAFT_RAFT_PORT", value_name = "PORT", default_value_t = RAFT_PORT)]
     pub raft_port: u16,
+    /// Where peers reach this node, if that is not where it listens: behind 0.0.0.0, an address
+    /// translation or a proxy. Without a port: that of --raft-port.
+    #[arg(long, env = "MULTIRAFT_RAFT_ADVERTISE", value_name = "HOST[:PORT]",
+        value_parser = parse_host)]
+    pub raft_advertise: Option<(String, Option<u16>)>,
     /// The directory of all that the node stores. The default is data/node-ID.
     #[arg(long, env = "MULTIRAFT_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -54,9 +61,44 @@ pub struct ServeArgs {
     /// The group of a key-value request that names none.
     #[arg(long, env = "MULTIRAFT_DEFAULT_GROUP", value_name = "GROUP", default_value_t = DEFAULT_GROUP)]
     pub default_group: u32,
+    /// When snapshots are made, and how fast they travel.
+    #[command(flatten)]
+    pub snapshots: SnapshotArgs,
     /// What is logged.
     #[command(flatten)]
     pub logging: LoggingArgs,
+}
+
+/// When snapshots are made, and how fast they travel.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct SnapshotArgs {
+    /// Make a snapshot of a group after so many applied entries. The default is 10000.
+    #[arg(
+        long,
+        env = "MULTIRAFT_SNAPSHOT_ENTRY_THRESHOLD",
+        value_name = "ENTRIES"
+    )]
+    pub snapshot_entry_threshold: Option<u64>,
+    /// Make a snapshot of a group after so many bytes of applied entries, if that comes first. The
+    /// default is 64MiB.
+    #[arg(long, env = "MULTIRAFT_SNAPSHOT_BYTE_THRESHOLD", value_name = "SIZE")]
+    pub snapshot_byte_threshold: Option<ByteSize>,
+    /// Keep so many entries behind a snapshot, for members that are a little behind. The default is
+    /// 1000.
+    #[arg(
+        long,
+        env = "MULTIRAFT_COMPACTION_RETAIN_ENTRIES",
+        value_name = "ENTRIES"
+    )]
+    pub compaction_retain_entries: Option<u64>,
+    /// Send all snapshots together with at most so many bytes a second, such as 20MiB; 0: no limit.
+    #[arg(
+        long,
+        env = "MULTIRAFT_SNAPSHOT_RATE",
+        value_name = "SIZE",
+        default_value = "0"
+    )]
+    pub snapshot_rate: ByteSize,
 }
 
 /// What a node logs, and how. Logs go to standard error.

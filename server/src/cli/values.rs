@@ -39,19 +39,34 @@ pub(super) fn parse_member(text: &str) -> Result<MemberConfig, String> {
     let port: u16 = port.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
         format!("`{port}` is neither a port from 1 to 65535, nor one of member, observer, witness")
     })?;
-    let host = host
-        .strip_prefix('[')
-        .and_then(|h| h.strip_suffix(']'))
-        .unwrap_or(host);
-    if host.is_empty() {
-        return Err("the host is missing".to_owned());
-    }
     Ok(MemberConfig {
         node_id,
-        host: host.to_owned(),
+        host: without_brackets(host)?,
         port: port.into(),
         role: role.into(),
     })
+}
+
+/// A host with or without a port, such as `node1.example:5000`, `10.0.0.1` or `[::1]:5000`.
+pub(super) fn parse_host(text: &str) -> Result<(String, Option<u16>), String> {
+    // An address of version 6 has colons of its own.
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let port = port.map(|port| {
+        let number = port.parse().ok().filter(|port: &u16| *port > 0);
+        number.ok_or_else(|| format!("`{port}` is no port from 1 to 65535"))
+    });
+    Ok((without_brackets(host)?, port.transpose()?))
+}
+
+fn without_brackets(host: &str) -> Result<String, String> {
+    let inner = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    match inner.unwrap_or(host) {
+        "" => Err("the host is missing".to_owned()),
+        host => Ok(host.to_owned()),
+    }
 }
 
 fn split_role(text: &str) -> Result<(&str, Role), String> {

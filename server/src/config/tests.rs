@@ -79,6 +79,48 @@ fn the_file_beats_the_defaults_and_flags_beat_the_file() {
 }
 
 #[test]
+fn flags_say_when_snapshots_are_made_and_how_they_travel() {
+    let flags = "--node 1 --snapshot-entry-threshold 5 --snapshot-byte-threshold 2MiB \
+        --compaction-retain-entries 0 --snapshot-rate 20MB --raft-advertise [::1]:6000";
+    let flags: Vec<&str> = flags.split_whitespace().collect();
+    let want = Config {
+        snapshot_entry_threshold: 5,
+        snapshot_bytes: 2 << 20,
+        compaction_retain_entries: 0,
+        snapshot_rate: 20_000_000,
+        raft_advertise: Some(("::1".to_owned(), Some(6000))),
+        ..Config::new(node(1))
+    };
+    assert_eq!(load(&flags).unwrap(), want);
+    let json = r#"{"snapshotEntryThreshold": 7, "compactionRetainEntries": 8}"#;
+    let flags = ["--snapshot-entry-threshold", "9"];
+    let config = load_file("c.json", json, &flags).unwrap();
+    let entries = (
+        config.snapshot_entry_threshold,
+        config.compaction_retain_entries,
+    );
+    assert_eq!(entries, (9, 8), "a flag beats the file");
+    for (flags, needles) in [
+        (
+            &["--snapshot-rate", "1KiB"][..],
+            &["1.0 KiB", "273.1 KiB", "0 for no limit"][..],
+        ),
+        (
+            &["--snapshot-byte-threshold", "0"],
+            &["--snapshot-byte-threshold", "from 1"],
+        ),
+        (
+            &["--raft-port", "0", "--raft-advertise", "h"],
+            &["HOST:PORT"],
+        ),
+    ] {
+        let error = load(&[&["--node", "1"], flags].concat()).unwrap_err();
+        let text = error.to_string();
+        assert!(needles.iter().all(|n| text.contains(n)), "{text}");
+    }
+}
+
+#[test]
 fn an_empty_file_and_zero_numbers_leave_the_defaults() {
     for text in ["{}", r#"{"snapshotEntryThreshold": 0, "dataDir": null}"#] {
         assert_eq!(

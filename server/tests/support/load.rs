@@ -91,6 +91,11 @@ impl Load {
         }
     }
 
+    /// How many writes were acknowledged so far.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// All that was acknowledged before the call.
     pub fn acknowledged(&self) -> Data {
         self.acknowledged.lock().clone()

@@ -30,6 +30,7 @@ fn info(snapshot: bool) -> ConnectionInfo {
 #[test]
 fn each_kind_has_a_line() {
     let (group_id, index, node_id) = (1, 1000, 2);
+    let mut names = Vec::new();
     for (kind, want) in [
         (
             Kind::MemberReady(MemberReadyEvent { group_id, node_id }),
@@ -112,8 +113,48 @@ fn each_kind_has_a_line() {
             "ConnectionFailed       peer [::1]:5001  carries snapshots",
         ),
     ] {
+        let event = event(kind);
         let want = format!("2022-07-27T01:38:07.123Z  {want}");
-        assert_eq!(plain_line(&event(kind), None), want);
+        assert_eq!(plain_line(&event, None), want);
+        names.push(describe(&event).kind);
+        check_json(&event);
+    }
+    assert_eq!(names, KINDS);
+}
+
+/// The rules of proto3's JSON form, by a reader that knows no protobuf: names in lower camel case, 64-bit
+/// numbers as text, smaller ones as numbers, times as RFC 3339 says.
+fn check_json(event: &Event) {
+    let line = crate::cli::json_line("watch", event).unwrap();
+    assert!(!line.contains('\n'), "{line}");
+    let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let mut json = json.as_object().unwrap().clone();
+    let time = json.remove("timestamp").unwrap();
+    assert_eq!(time, "2022-07-27T01:38:07.123456789Z");
+    let text = describe(event);
+    let (first, rest) = text.kind.split_at(1);
+    let mut name = (first.to_lowercase() + rest).replace("DB", "db");
+    let fields = json.remove(&name).unwrap();
+    assert!(json.is_empty(), "{line}");
+    for (field, value) in text.fields {
+        name = match field {
+            "group" => {
+                assert_eq!(fields["groupId"].to_string(), value, "{line}");
+                continue;
+            }
+            "peer" => {
+                assert_eq!(fields["info"]["address"], value, "{line}");
+                continue;
+            }
+            "carries" => {
+                let is_snapshot = fields["info"]["snapshot"] == true;
+                assert_eq!(is_snapshot, value == "snapshots", "{line}");
+                continue;
+            }
+            "node" => "nodeId".to_owned(),
+            other => other.to_owned(),
+        };
+        assert_eq!(fields[&name], value, "{line}");
     }
 }
 
