@@ -41,8 +41,8 @@ pub enum GroupEvent {
     Snapshot {
         /// Whose.
         group: GroupId,
-        /// The last entry that the snapshot covers; of [`SnapshotEvent::LogCompacted`] the last one
-        /// that is gone.
+        /// The last entry that the snapshot covers; of [`SnapshotEvent::LogCompacted`] and
+        /// [`SnapshotEvent::LogDbCompacted`] the last one that is gone.
         index: Index,
         /// What.
         event: SnapshotEvent,
@@ -68,6 +68,8 @@ pub enum SnapshotEvent {
     Recovered,
     /// Entries up to the index can no longer be read.
     LogCompacted,
+    /// The log has given back the space of all entries up to the index.
+    LogDbCompacted,
 }
 
 /// Told of events on a shard's thread: must not block.

@@ -304,6 +304,7 @@ impl<P, R> Shard<P, R> {
                 self.step(group, Input::TransferLeadership(to));
             }
             ShardInput::Compact(group, index) => self.compact(group, index),
+            ShardInput::Reclaimed(group, index) => self.on_reclaimed(group, index),
             ShardInput::PeerDown(node) => {
                 for group in self.members_of(node) {
                     self.step(group, Input::PeerDown(node));

@@ -237,8 +237,8 @@ pub enum SnapshotDone {
     Unusable(Index),
     /// Nothing is left of a group that is not here.
     Forgotten,
-    /// Nothing is left of the group.
-    Removed,
+    /// Nothing is left of the group; with the snapshots that were deleted.
+    Removed(Vec<Index>),
 }
 
 impl SnapshotTask {
@@ -288,8 +288,7 @@ impl SnapshotTask {
             }
             Self::Remove(group) => {
                 machine.remove(group)?;
-                forget(store, group);
-                Ok(SnapshotDone::Removed)
+                Ok(SnapshotDone::Removed(forget(store, group)))
             }
             Self::Verify(group, index) => Ok(match store.verify(group, index) {
                 Ok(()) => SnapshotDone::Verified,
@@ -334,16 +333,20 @@ pub fn restore<M: StateMachine>(
     }
 }
 
-/// Deletes the snapshots of a group that is not here; what cannot be deleted is at the next start.
-pub fn forget(store: &dyn SnapshotStore, group: GroupId) {
+/// Deletes the snapshots of a group that is not here, and tells which; what cannot be deleted is at the next
+/// start.
+pub fn forget(store: &dyn SnapshotStore, group: GroupId) -> Vec<Index> {
     match store.remove_others(group, None) {
-        Ok(removed) if removed.is_empty() => {}
         Ok(removed) => {
             let count = removed.len();
-            tracing::info!(%group, count, "deleted the snapshots of a group that is not here");
+            if count > 0 {
+                tracing::info!(%group, count, "deleted the snapshots of a group that is not here");
+            }
+            removed
         }
         Err(error) => {
             tracing::warn!(%group, %error, "snapshots of a group that is not here stay");
+            Vec::new()
         }
     }
 }

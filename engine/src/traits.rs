@@ -141,6 +141,10 @@ pub trait LogObserver: Send + Sync + 'static {
 
     /// A write or sync failed; nothing becomes durable any more.
     fn on_fenced(&self, error: &LogError);
+
+    /// The space of a group's entries up to this one was given back: nothing of them is left in the log. Told
+    /// some time after they were compacted, with rising indexes.
+    fn on_reclaimed(&self, group: GroupId, index: Index);
 }
 
 /// Where a node is reached for Raft: host name or IP address, and port 1..=65535.

@@ -94,10 +94,25 @@ impl Compactor {
     }
 
     fn retire(&self) {
-        let mut state = self.shared.state.lock();
-        let published = state.published;
-        while let Some(segment) = state.table.pop_older_than(published) {
-            self.shared.reserve.retire(segment.id, segment.file_bytes);
+        let reclaimed = {
+            let mut state = self.shared.state.lock();
+            let published = state.published;
+            let mut is_news = false;
+            while let Some(segment) = state.table.pop_older_than(published) {
+                self.shared.reserve.retire(segment.id, segment.file_bytes);
+                is_news = true;
+            }
+            if !is_news {
+                return;
+            }
+            let first = state.table.first_sequence();
+            state.index.reclaiming.take_before(first)
+        };
+        let observer = self.shared.observer.lock().clone();
+        if let Some(observer) = observer {
+            for (group, index) in reclaimed {
+                observer.on_reclaimed(group, index);
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use multiraft_engine::traits::StoredGroup;
 use multiraft_engine::types::{GroupId, Index as LogIndex, Term};
 
 use crate::format::{BlockItem, Checkpoint, Item};
+use crate::reclaim::Reclaiming;
 use crate::segment::SegmentTable;
 
 /// What an item is counted with beside its payload, bytes.
@@ -68,6 +69,10 @@ pub(crate) struct Group {
     hard_state_at: Option<Held>,
     compacted_at: Option<Held>,
     spans: VecDeque<Span>,
+    /// The newest batch in which a block of the group has died.
+    died_in: u64,
+    /// The last entry of which compaction has left nothing.
+    dead_to: LogIndex,
 }
 
 impl Group {
@@ -117,17 +122,25 @@ impl Group {
         }
         while self.spans.front().is_some_and(|s| s.last <= index) {
             let span = self.spans.pop_front().expect("there is a front");
-            release(&span, killer, table);
+            self.release(&span, killer, table);
+            self.dead_to = span.last;
         }
-        if let Some(front) = self.spans.front_mut() {
-            front.first = front.first.max(index.next());
+        match self.spans.front_mut() {
+            // The head of a block that is cut here is still there.
+            Some(front) => front.first = front.first.max(index.next()),
+            None => self.dead_to = self.state.compacted.0,
         }
+    }
+
+    fn release(&mut self, span: &Span, killer: u64, table: &mut SegmentTable) {
+        self.died_in = self.died_in.max(span.at.sequence);
+        table.remove_live(span.at.sequence, span_bytes(span), killer);
     }
 
     fn truncate_from(&mut self, index: LogIndex, killer: u64, table: &mut SegmentTable) {
         while self.spans.back().is_some_and(|s| s.first >= index) {
             let span = self.spans.pop_back().expect("there is a back");
-            release(&span, killer, table);
+            self.release(&span, killer, table);
         }
         if let Some(back) = self.spans.back_mut() {
             back.last = back.last.min(index.prev());
@@ -139,7 +152,7 @@ impl Group {
         let start = self.spans.partition_point(|s| s.last < span.first);
         while self.spans.get(start).is_some_and(|s| s.first <= span.last) {
             let old = self.spans.remove(start).expect("it is there");
-            release(&old, killer, table);
+            self.release(&old, killer, table);
         }
         table.add_live(span.at.sequence, span_bytes(&span));
         self.spans.insert(start, span);
@@ -161,14 +174,12 @@ fn span_bytes(span: &Span) -> u64 {
     ITEM_BYTES + u64::from(span.at.bytes)
 }
 
-fn release(span: &Span, killer: u64, table: &mut SegmentTable) {
-    table.remove_live(span.at.sequence, span_bytes(span), killer);
-}
-
 /// All groups, in order of their ids.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     groups: BTreeMap<GroupId, Group>,
+    /// Compacted entries that still take space.
+    pub(crate) reclaiming: Reclaiming,
 }
 
 impl Index {
@@ -198,9 +209,12 @@ impl Index {
             if let Some(mut removed) = self.groups.remove(&group) {
                 removed.release_all(sequence, table);
             }
+            self.reclaiming.forget(group);
             return;
         }
-        let group = self.groups.entry(group).or_default();
+        let id = group;
+        let group = self.groups.entry(id).or_default();
+        let dead_before = group.dead_to;
         match item {
             Item::Remove => unreachable!("handled above"),
             Item::Meta(meta) => {
@@ -243,6 +257,9 @@ impl Index {
                 hold(&mut group.hard_state_at, held(0), sequence, table);
                 hold(&mut group.compacted_at, held(0), sequence, table);
             }
+        }
+        if group.dead_to > dead_before && group.died_in > 0 {
+            self.reclaiming.add(id, group.dead_to, group.died_in);
         }
     }
 

@@ -33,6 +33,7 @@ mod index;
 mod inspect;
 mod metrics;
 mod options;
+mod reclaim;
 mod recover;
 mod reserve;
 mod segment;

@@ -184,6 +184,12 @@ impl SegmentTable {
         unused.then(|| self.segments.pop_front()).flatten()
     }
 
+    /// Sequence of the oldest batch that is left, or of the next one.
+    pub(crate) fn first_sequence(&self) -> u64 {
+        let oldest = self.segments.front().expect("a segment is active");
+        oldest.first_sequence
+    }
+
     pub(crate) fn active(&self) -> &Segment {
         self.segments.back().expect("a segment is active")
     }

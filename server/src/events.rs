@@ -14,7 +14,7 @@ use multiraft_engine::types::{GroupId, NodeId, Term};
 use multiraft_proto::node::event::Event as Kind;
 use multiraft_proto::node::{
     ConnectionEstablishedEvent, ConnectionFailedEvent, ConnectionInfo, Event, LeaderUpdatedEvent,
-    LogCompactedEvent, MemberReadyEvent, MembershipChangedEvent, SendSnapshotAbortedEvent,
+    LogCompactedEvent, LogDbCompactedEvent, MemberReadyEvent, MembershipChangedEvent, SendSnapshotAbortedEvent,
     SendSnapshotCompletedEvent, SendSnapshotStartedEvent, SnapshotCompactedEvent,
     SnapshotCreatedEvent, SnapshotReceivedEvent, SnapshotRecoveredEvent,
 };
@@ -132,6 +132,9 @@ fn snapshot_event(group_id: u32, index: u64, event: SnapshotEvent) -> Kind {
             Kind::SnapshotRecovered(SnapshotRecoveredEvent { group_id, index })
         }
         SnapshotEvent::LogCompacted => Kind::LogCompacted(LogCompactedEvent { group_id, index }),
+        SnapshotEvent::LogDbCompacted => {
+            Kind::LogdbCompacted(LogDbCompactedEvent { group_id, index })
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::state_machine::StateMachine;
 use crate::traits::{
     ConnectionKind, ConnectionState, LogError, LogObserver, PeerAddress, TransportObserver,
 };
-use crate::types::NodeId;
+use crate::types::{GroupId, Index, NodeId};
 
 /// What log and transport tell goes to the shards' mailboxes. Weak, so that they do not keep a host
 /// alive that they belong to.
@@ -30,6 +30,15 @@ impl<M: StateMachine> LogObserver for Observer<M> {
     fn on_fenced(&self, error: &LogError) {
         if let Some(inner) = self.0.upgrade() {
             inner.fence(error);
+        }
+    }
+
+    fn on_reclaimed(&self, group: GroupId, index: Index) {
+        if let Some(inner) = self.0.upgrade() {
+            let shard = &inner.shards[inner.shard_of(group)];
+            if shard.push(ShardInput::Reclaimed(group, index)).is_err() {
+                tracing::debug!(%group, "space reclaimed while stopping");
+            }
         }
     }
 }

@@ -158,7 +158,10 @@ impl<P, R> Shard<P, R> {
                 removing.works = removing.works.saturating_sub(1);
                 self.delete_state(group);
             }
-            SnapshotDone::Removed => self.end_removal(group),
+            SnapshotDone::Removed(removed) => {
+                self.tell_removed(group, removed);
+                self.end_removal(group);
+            }
             SnapshotDone::Verified | SnapshotDone::Unusable(_) | SnapshotDone::Forgotten => {}
         }
         true

@@ -219,6 +219,13 @@ impl<P, R> Shard<P, R> {
         });
     }
 
+    /// The log has given back the space of a group's entries up to `index`.
+    pub(super) fn on_reclaimed(&mut self, group: GroupId, index: Index) {
+        if self.groups.contains_key(&group) {
+            self.tell(group, index, SnapshotEvent::LogDbCompacted);
+        }
+    }
+
     pub(super) fn on_snapshot_done(&mut self, group: GroupId, done: SnapshotDone) {
         if self.on_removing_done(group, &done) {
             return;
@@ -256,7 +263,7 @@ impl<P, R> Shard<P, R> {
                 self.step(group, Input::SnapshotLost(index));
                 self.restore_next(group);
             }
-            SnapshotDone::Verified | SnapshotDone::Forgotten | SnapshotDone::Removed => {}
+            SnapshotDone::Verified | SnapshotDone::Forgotten | SnapshotDone::Removed(_) => {}
             SnapshotDone::Unusable(index) => {
                 let newest = &mut replica.snapshots.newest;
                 newest.take_if(|newest| newest.index == index);
@@ -265,7 +272,7 @@ impl<P, R> Shard<P, R> {
         self.maybe_save(group); // enough may have come meanwhile
     }
 
-    fn tell_removed(&mut self, group: GroupId, removed: &[Index]) {
+    pub(super) fn tell_removed(&mut self, group: GroupId, removed: &[Index]) {
         for &index in removed {
             self.tell(group, index, SnapshotEvent::Compacted);
         }

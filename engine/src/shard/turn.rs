@@ -47,6 +47,8 @@ pub enum ShardInput<P, R> {
     Applied(Vec<(GroupId, Index)>),
     /// A node is gone.
     PeerDown(NodeId),
+    /// The log has given back the space of a group's entries up to this one.
+    Reclaimed(GroupId, Index),
     /// Start a group with these members.
     Bootstrap(GroupId, Membership, BootstrapReply),
     /// Start a group from this snapshot, whose file is here.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use multiraft_engine::traits::{GroupWrite, Log};
 use multiraft_engine::types::{GroupId, Index};
 
-use super::{batch, block, contents, drain, entries, hard_state, open, payloads};
+use super::{Seen, batch, block, contents, drain, entries, hard_state, open, payloads};
 use crate::sim::SimDisk;
 use crate::{LogDb, SPACE_SEGMENTS, Writer};
 
@@ -58,6 +58,41 @@ fn an_idle_group_does_not_pin_the_disk() {
     );
     assert_eq!(group.compacted.0, Index(1));
     assert_eq!(payloads(&log, 1, 2, 3).unwrap(), ["b", "c"]);
+}
+
+#[test]
+fn the_space_of_compacted_entries_is_told_when_it_is_given_back() {
+    let disk = SimDisk::new();
+    let (log, mut writer) = open(&disk).unwrap();
+    let seen = Arc::new(Seen::default());
+    log.set_observer(seen.clone());
+    let two = entries(1, vec![block(1, 1, &[b"a", b"b"]), block(3, 2, &[b"c", b"d"])]);
+    log.append(batch(1, vec![two])).unwrap();
+    let cut = GroupWrite {
+        compact_to: Some(Index(3)),
+        ..GroupWrite::new(GroupId(1))
+    };
+    log.append(batch(2, vec![cut])).unwrap();
+    drain(&mut writer);
+    assert!(seen.reclaimed.lock().is_empty(), "it is still in its file");
+    churn(&log, &mut writer, 1..100);
+    let told = seen.reclaimed.lock().clone();
+    let of_first: Vec<_> = told.iter().filter(|(group, _)| *group == 1).collect();
+    assert_eq!(of_first, [&(1, 2)], "entry 3's block is still needed");
+    let of_second: Vec<_> = told.iter().filter(|(group, _)| *group == 2).collect();
+    assert!(of_second.is_sorted() && of_second.len() > 5, "{told:?}");
+    let last = of_second.last().unwrap().1;
+    assert!((60..=98).contains(&last), "98 were compacted: {told:?}");
+    // A restart goes on, and tells nothing twice.
+    drop((log, writer));
+    disk.crash(1);
+    let (log, mut writer) = open(&disk).unwrap();
+    let seen = Arc::new(Seen::default());
+    log.set_observer(seen.clone());
+    churn(&log, &mut writer, 100..130);
+    let told = seen.reclaimed.lock().clone();
+    assert!(told.iter().all(|(group, _)| *group == 2), "{told:?}");
+    assert!(told.len() > 2 && told[0].1 > last, "{last}: {told:?}");
 }
 
 #[test]

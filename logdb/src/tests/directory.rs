@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use multiraft_engine::traits::{Log, LogError, LogObserver};
-use multiraft_engine::types::NodeId;
+use multiraft_engine::types::{GroupId, Index, NodeId};
 
 use super::{batch, block, entries, options, payloads};
 use crate::{Error, Identity, LogDb, Options, inspect, verify};
@@ -19,6 +19,10 @@ impl LogObserver for Durable {
 
     fn on_fenced(&self, error: &LogError) {
         panic!("{error}");
+    }
+
+    fn on_reclaimed(&self, group: GroupId, _: Index) {
+        panic!("{group} was not compacted");
     }
 }
 

@@ -95,6 +95,7 @@ fn contents(log: &LogDb) -> BTreeMap<u32, String> {
 struct Seen {
     durable: Mutex<Vec<(u32, u64)>>,
     fenced: Mutex<u32>,
+    reclaimed: Mutex<Vec<(u32, u64)>>,
 }
 
 impl LogObserver for Seen {
@@ -104,6 +105,10 @@ impl LogObserver for Seen {
 
     fn on_fenced(&self, _: &LogError) {
         *self.fenced.lock() += 1;
+    }
+
+    fn on_reclaimed(&self, group: GroupId, index: Index) {
+        self.reclaimed.lock().push((group.0, index.0));
     }
 }
 

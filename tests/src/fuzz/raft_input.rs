@@ -292,7 +292,7 @@ impl Bench {
                 };
                 Some(ShardInput::SnapshotDone(GROUP, done))
             }
-            ApplyTask::Remove(_) => Some(ShardInput::SnapshotDone(GROUP, SnapshotDone::Removed)),
+            ApplyTask::Remove(_) => Some(ShardInput::SnapshotDone(GROUP, SnapshotDone::Removed(Vec::new()))),
             ApplyTask::Await(..) | ApplyTask::GiveUp => None,
         }
     }

@@ -160,6 +160,11 @@ impl Bench {
             assert!(ticket > self.durable && ticket < self.states.len());
             self.durable = ticket;
         }
+        for (group, index) in self.marks.take_reclaimed() {
+            let stored = self.states[self.durable].get(&group.0);
+            let compacted = stored.map_or(index, |stored| stored.compacted.0);
+            assert!(index <= compacted, "{group}: entry {index} still counts");
+        }
         // The background may be out of room or power: the writer finds out by itself.
         turn != Turn::Fenced && self.log.prepare().is_ok()
     }

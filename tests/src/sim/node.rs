@@ -41,6 +41,7 @@ const INBOX_MESSAGES: usize = 5_000;
 pub struct Marks {
     durable: Mutex<Vec<(u32, u64)>>,
     fenced: Mutex<Option<LogError>>,
+    reclaimed: Mutex<Vec<(GroupId, Index)>>,
 }
 
 impl LogObserver for Marks {
@@ -51,12 +52,21 @@ impl LogObserver for Marks {
     fn on_fenced(&self, error: &LogError) {
         *self.fenced.lock() = Some(error.clone());
     }
+
+    fn on_reclaimed(&self, group: GroupId, index: Index) {
+        self.reclaimed.lock().push((group, index));
+    }
 }
 
 impl Marks {
     /// Durable batches since the last time.
     pub fn take_durable(&self) -> Vec<(u32, u64)> {
         std::mem::take(&mut self.durable.lock())
+    }
+
+    /// Entries whose space was given back since the last time.
+    pub fn take_reclaimed(&self) -> Vec<(GroupId, Index)> {
+        std::mem::take(&mut self.reclaimed.lock())
     }
 
     /// Whether the log was fenced since the last time.
@@ -315,6 +325,10 @@ impl Node {
             durable.is_empty() || !process.is_fenced,
             "acknowledged after a failed sync"
         );
+        for (group, index) in process.marks.take_reclaimed() {
+            let shard = group.0 as usize % process.inboxes.len();
+            process.inboxes[shard].push(ShardInput::Reclaimed(group, index));
+        }
         for &(shard, ticket) in &durable {
             process.inboxes[shard as usize].push(ShardInput::Durable(ticket));
         }

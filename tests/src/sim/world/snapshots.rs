@@ -88,7 +88,7 @@ impl World {
                 | SnapshotDone::Verified
                 | SnapshotDone::Unusable(_)
                 | SnapshotDone::Forgotten => {}
-                SnapshotDone::Removed => {
+                SnapshotDone::Removed(_) => {
                     self.stateless.remove(&replica);
                     self.nodes[at].relied_on.remove(&group);
                 }
@@ -101,7 +101,7 @@ impl World {
                 SnapshotDone::Verified => 3,
                 SnapshotDone::Unusable(_) => 4,
                 SnapshotDone::Forgotten => 5,
-                SnapshotDone::Removed => 6,
+                SnapshotDone::Removed(_) => 6,
             });
             self.nodes[at].push(group, ShardInput::SnapshotDone(group, done));
         }
@@ -130,7 +130,7 @@ impl World {
             | SnapshotDone::Verified
             | SnapshotDone::Unusable(_)
             | SnapshotDone::Forgotten
-            | SnapshotDone::Removed => None,
+            | SnapshotDone::Removed(_) => None,
         };
         if let Some(index) = saved.or(taken_over).filter(|_| !is_rotten) {
             let newest = node.relied_on.entry(group).or_default();
