@@ -14,9 +14,9 @@ use multiraft_engine::types::{GroupId, NodeId, Term};
 use multiraft_proto::node::event::Event as Kind;
 use multiraft_proto::node::{
     ConnectionEstablishedEvent, ConnectionFailedEvent, ConnectionInfo, Event, LeaderUpdatedEvent,
-    LogCompactedEvent, LogDbCompactedEvent, MemberReadyEvent, MembershipChangedEvent, SendSnapshotAbortedEvent,
-    SendSnapshotCompletedEvent, SendSnapshotStartedEvent, SnapshotCompactedEvent,
-    SnapshotCreatedEvent, SnapshotReceivedEvent, SnapshotRecoveredEvent,
+    LogCompactedEvent, LogDbCompactedEvent, MemberReadyEvent, MembershipChangedEvent,
+    SendSnapshotAbortedEvent, SendSnapshotCompletedEvent, SendSnapshotStartedEvent,
+    SnapshotCompactedEvent, SnapshotCreatedEvent, SnapshotReceivedEvent, SnapshotRecoveredEvent,
 };
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
@@ -140,8 +140,8 @@ fn snapshot_event(group_id: u32, index: u64, event: SnapshotEvent) -> Kind {
 
 impl EventSink for EventHub {
     fn on_events(&self, events: Vec<GroupEvent>) {
-        let now = SystemTime::now();
         let mut present = self.present.lock();
+        let now = SystemTime::now(); // under the lock: times are in the order of the events
         for event in events {
             match event {
                 GroupEvent::MemberReady { group, membership } => {
@@ -215,8 +215,8 @@ impl ConnectionSink for EventHub {
             address: address.to_string(),
             snapshot: kind == ConnectionKind::Snapshots,
         });
-        let now = SystemTime::now();
         let mut present = self.present.lock();
+        let now = SystemTime::now();
         let event = match state {
             ConnectionState::Established => {
                 let established = ConnectionEstablishedEvent { info };

@@ -43,6 +43,20 @@ async fn until_all_groups_go_on(ports: [u16; 2], round: usize) -> Duration {
     began.elapsed()
 }
 
+/// At any moment of its first start a node may be killed, and comes up with the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_killed_while_its_directory_is_made_starts_again() {
+    for step in 0..16 {
+        let mut cluster = Cluster::start(1);
+        tokio::time::sleep(step * Duration::from_millis(4)).await;
+        let node = &mut cluster.nodes[0];
+        node.kill();
+        node.start();
+        node.channel().await;
+        cluster.bootstrap(1).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_kills_of_one_node_and_one_of_all_lose_nothing() {
     let mut cluster = Cluster::start(3);

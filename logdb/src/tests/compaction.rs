@@ -66,7 +66,10 @@ fn the_space_of_compacted_entries_is_told_when_it_is_given_back() {
     let (log, mut writer) = open(&disk).unwrap();
     let seen = Arc::new(Seen::default());
     log.set_observer(seen.clone());
-    let two = entries(1, vec![block(1, 1, &[b"a", b"b"]), block(3, 2, &[b"c", b"d"])]);
+    let two = entries(
+        1,
+        vec![block(1, 1, &[b"a", b"b"]), block(3, 2, &[b"c", b"d"])],
+    );
     log.append(batch(1, vec![two])).unwrap();
     let cut = GroupWrite {
         compact_to: Some(Index(3)),

@@ -79,6 +79,9 @@ pub enum StoreError {
     /// when the disk is mended, the log has all that was applied.
     #[error("key-value store: {0}")]
     Storage(#[from] fjall::Error),
+    /// Its directory cannot be made or looked into: free space, or look at the permissions.
+    #[error("key-value store: its directory: {0}")]
+    Directory(#[from] std::io::Error),
     /// A row does not decode: the disk lost or changed bytes. Remove the replica, and let it be
     /// filled again by its peers.
     #[error("key-value store: group {group}: a damaged row in {keyspace}")]

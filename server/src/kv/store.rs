@@ -5,6 +5,8 @@
 //! makes all durable. Batches are kept in their order: what a crash leaves is all of them up to one.
 //! Reads go through a [`View`], which no later batch changes.
 
+use std::fs::{self, File};
+use std::io;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -89,7 +91,25 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens or creates the database in `dir`. `cache_bytes` bounds the cache of blocks.
+    ///
+    /// A new one gets its name when it is complete: of one that is half made, since the process was killed
+    /// in its first start, fjall would make nothing more.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        if is_absent(dir)? {
+            let half_made = dir.with_extension("new");
+            if half_made.exists() {
+                fs::remove_dir_all(&half_made)?;
+            }
+            Self::open_in(&half_made, cache_bytes)?.flush()?;
+            fs::rename(&half_made, dir)?;
+            if let Some(parent) = dir.parent() {
+                File::open(parent)?.sync_all()?;
+            }
+        }
+        Self::open_in(dir, cache_bytes)
+    }
+
+    fn open_in(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         let database = Database::builder(dir).cache_size(cache_bytes).open()?;
         let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default);
         Ok(Self {
@@ -137,6 +157,15 @@ impl Store {
             RowKind::Key => &self.keys,
             RowKind::Revision => &self.revisions,
         }
+    }
+}
+
+/// Whether there is nothing at this path, or an empty directory.
+fn is_absent(dir: &Path) -> io::Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut files) => Ok(files.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
     }
 }
 

@@ -17,9 +17,14 @@ pub fn multiraft(nodes: &[&Process], arguments: &[&str]) -> (bool, String) {
         .iter()
         .map(|node| format!("127.0.0.1:{}", node.api_port));
     let endpoints = endpoints.collect::<Vec<_>>().join(",");
+    multiraft_within("60s", &endpoints, arguments)
+}
+
+/// The same with a time-out of its own.
+pub fn multiraft_within(timeout: &str, endpoints: &str, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_multiraft"))
         .args(arguments)
-        .args(["--endpoint", &endpoints, "--timeout", "60s"])
+        .args(["--endpoint", endpoints, "--timeout", timeout])
         .output()
         .unwrap();
     let text = [output.stdout, output.stderr].concat();
@@ -42,7 +47,7 @@ pub fn refused(nodes: &[&Process], arguments: &[&str]) -> String {
 
 /// A node's member argument: `ID=HOST:PORT`.
 pub fn member(node: &Process) -> String {
-    format!("--member={}=127.0.0.1:{}", node.id, node.raft_port)
+    format!("--member={}=127.0.0.1:{}", node.id, node.advertised_port)
 }
 
 pub fn bootstrap(nodes: &[&Process], group: &str) {

@@ -7,6 +7,8 @@
 
 pub mod cli;
 pub mod load;
+pub mod proxy;
+pub mod watching;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -34,6 +36,10 @@ pub struct Process {
     pub raft_port: u16,
     pub metrics_port: u16,
     pub data_dir: PathBuf,
+    /// Where the others reach it for Raft.
+    pub advertised_port: u16,
+    /// Of `serve`, beside those of every node.
+    pub arguments: Vec<String>,
     child: Option<Child>,
 }
 
@@ -69,6 +75,8 @@ impl Cluster {
                 raft_port: ports[1],
                 metrics_port: ports[2],
                 data_dir,
+                advertised_port: ports[1],
+                arguments: Vec::new(),
                 child: None,
             };
             node.start();
@@ -84,7 +92,7 @@ impl Cluster {
         let member = |node: &Process| MemberConfig {
             node_id: node.id,
             host: "127.0.0.1".to_owned(),
-            port: i32::from(node.raft_port),
+            port: i32::from(node.advertised_port),
             role: Role::Member.into(),
         };
         self.nodes.iter().map(member).collect()
@@ -117,6 +125,7 @@ impl Process {
             .args(["--metrics-port", &self.metrics_port.to_string()])
             .arg("--data-dir")
             .arg(&self.data_dir)
+            .args(&self.arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         command
@@ -146,10 +155,20 @@ impl Process {
         loop {
             match endpoint.connect().await {
                 Ok(channel) => return channel,
-                Err(error) => assert!(began.elapsed() < PATIENCE, "node {}: {error}", self.id),
+                Err(error) => assert!(
+                    began.elapsed() < PATIENCE,
+                    "node {}: {error}; its log:\n{}",
+                    self.id,
+                    self.log()
+                ),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// What it has written to standard error since its start.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.data_dir.with_extension("log")).unwrap()
     }
 }
 
@@ -169,7 +188,7 @@ pub async fn bootstrap(node: &Process, group: GroupConfig) -> Result<(), Status>
         .map(|_| ())
 }
 
-fn to_group<T>(group: u32, message: T) -> Request<T> {
+pub fn to_group<T>(group: u32, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request
         .metadata_mut()

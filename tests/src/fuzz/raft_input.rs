@@ -292,7 +292,10 @@ impl Bench {
                 };
                 Some(ShardInput::SnapshotDone(GROUP, done))
             }
-            ApplyTask::Remove(_) => Some(ShardInput::SnapshotDone(GROUP, SnapshotDone::Removed(Vec::new()))),
+            ApplyTask::Remove(_) => Some(ShardInput::SnapshotDone(
+                GROUP,
+                SnapshotDone::Removed(Vec::new()),
+            )),
             ApplyTask::Await(..) | ApplyTask::GiveUp => None,
         }
     }
