@@ -35,7 +35,7 @@ use crate::events::{GroupEvent, SnapshotEvent};
 use crate::raft::conf_change::ConfChange;
 use crate::raft::effects::{Effects, Input, ReadOutcome, Snapshot};
 use crate::raft::incarnation::Identity;
-use crate::raft::membership::{MemberRole, Membership};
+use crate::raft::membership::{Member, Membership};
 use crate::raft::message::Envelope;
 use crate::raft::{Group, Limits};
 use crate::snapshot::Travelling;
@@ -62,8 +62,8 @@ struct Replica<P, R> {
     changes: BTreeMap<u64, (u64, MembershipReply)>,
     /// The same once its place in the log is known.
     placed_changes: BTreeMap<Index, (Term, MembershipReply)>,
-    /// Who waits for this node to have a role in the group.
-    joiners: Vec<(MemberRole, JoinReply)>,
+    /// Who waits for this node to have a place in the group.
+    joiners: Vec<(Member, JoinReply)>,
     /// Who waits for this node to be out of it.
     leavers: Vec<LeaveReply>,
     snapshots: Snapshots,
@@ -92,6 +92,14 @@ impl<P, R> Replica<P, R> {
             is_witness: false,
             is_ready: false,
         }
+    }
+
+    /// The state machine does not have what the log says is applied: another's snapshot is on its way into
+    /// it, or has to come. Nothing is read meanwhile. Else: 1. a node comes back without its store, and its
+    /// snapshot is damaged; 2. the leader confirms a read at an entry that is compacted here; 3. the
+    /// read finds nothing.
+    fn awaits_state(&self) -> bool {
+        !self.is_witness && self.raft.log().has_pending_snapshot()
     }
 }
 

@@ -86,10 +86,15 @@ impl Backend for HostBackend {
     }
 
     fn check_local(&self, group: GroupId) -> Result<(), BackendError> {
-        self.events
-            .term(group)
-            .map(|_| ())
-            .ok_or(BackendError::UnknownGroup(group))
+        if self.events.is_ready(group) {
+            return Ok(());
+        }
+        match self.events.term(group) {
+            None => Err(BackendError::UnknownGroup(group)),
+            Some(_) => Err(BackendError::Unavailable(format!(
+                "the state of group {group} is on its way to this node: try again, or ask another"
+            ))),
+        }
     }
 
     fn header_info(&self) -> HeaderInfo {

@@ -85,6 +85,14 @@ impl EventHub {
         Some(group.leader.as_ref().map_or(Term::ZERO, |leader| leader.0))
     }
 
+    /// Whether a replica of the group is here and has its state.
+    pub fn is_ready(&self, group: GroupId) -> bool {
+        let present = self.present.lock();
+        let group = present.groups.get(&group);
+        let is_ready = |event: &Event| matches!(event.event, Some(Kind::MemberReady(_)));
+        group.is_some_and(|group| group.members.iter().any(is_ready))
+    }
+
     fn publish(&self, event: Event) {
         if self.sender.send(event).is_err() {
             tracing::trace!("nobody watches");

@@ -212,6 +212,44 @@ async fn a_node_that_lost_its_disk_joins_again_under_its_id() {
     write(&cluster.nodes[2], "c").await;
 }
 
+/// By the lowest id, which dials the others, and by the highest, which is dialled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_moves_tells_its_group_where_it_is() {
+    let mut cluster = Cluster::start(3);
+    bootstrap_on(&cluster.nodes).await;
+    write(&cluster.nodes[0], "a").await;
+    for (moved, key) in [(0, "b"), (2, "c")] {
+        let node = &mut cluster.nodes[moved];
+        node.kill();
+        node.raft_port = free_ports(1)[0];
+        node.start();
+        let nodes = &cluster.nodes;
+        join(&nodes[moved], &nodes[1], Role::Member).await.unwrap();
+        for other in nodes {
+            let is_told = async {
+                let port = i32::from(nodes[moved].raft_port);
+                let is_it = |m: &MemberConfig| m.node_id == nodes[moved].id && m.port == port;
+                while !status(other).await.unwrap().members.iter().any(is_it) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, is_told)
+                .await
+                .expect("it learns the new address");
+        }
+        write(&nodes[moved], key).await;
+    }
+    // Both that have moved make a quorum, and find each other after a restart by the log alone.
+    for node in &mut cluster.nodes {
+        node.kill();
+    }
+    for at in [0, 2] {
+        cluster.nodes[at].start();
+    }
+    write(&cluster.nodes[2], "d").await;
+    assert_eq!(keys(&cluster.nodes[0]).await, ["a", "b", "c", "d"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_cannot_join_or_leave_is_told_why_and_nothing_is_left() {
     let mut cluster = Cluster::start(3);

@@ -71,18 +71,16 @@ impl Group {
         self.is_joining
     }
 
-    /// Whether this node is a member in this role, for good, as far as is applied here.
-    pub fn has_role(&self, role: MemberRole) -> bool {
+    /// Whether this node is such a member, for good, as far as is applied here: role and address.
+    pub fn has_place(&self, place: &Member) -> bool {
         let member = self.membership.members.get(&self.node);
-        !self.is_joining
-            && self.membership.joint.is_none()
-            && member.is_some_and(|member| member.role == role)
+        !self.is_joining && self.membership.joint.is_none() && member == Some(place)
     }
 
-    /// Whether this node wants to join, and does not have its role yet.
+    /// Whether this node wants to join, and does not have its place yet.
     pub(super) fn wants_to_join(&self) -> bool {
         let wish = self.pursuit.as_ref().map(|pursuit| &pursuit.wish);
-        matches!(wish, Some(Wish::Join(member)) if !self.has_role(member.role))
+        matches!(wish, Some(Wish::Join(member)) if !self.has_place(member))
     }
 
     /// One step towards what is wished, at most two in an election timeout.
@@ -97,14 +95,26 @@ impl Group {
         }
         pursuit.wait = pause;
         match pursuit.wish.clone() {
-            Wish::Join(member) if self.has_role(member.role) => self.pursuit = None,
+            Wish::Join(member) if self.has_place(&member) => self.pursuit = None,
             Wish::Join(member) => self.ask_to_join(member),
             Wish::Leave => self.leave(),
         }
     }
 
-    /// The leader if it is known, else one member after the other.
+    /// The leader if it is known, else one member after the other. A leader whose address is another now has
+    /// nobody to ask.
     fn ask_to_join(&mut self, member: Member) {
+        let request = JoinRequest {
+            node: self.node,
+            incarnation: self.incarnation,
+            member,
+        };
+        if matches!(self.role, Role::Leader(_)) {
+            if let Err(reason) = self.admit(&request) {
+                self.on_join_refused(reason);
+            }
+            return;
+        }
         let Some(pursuit) = &mut self.pursuit else {
             return;
         };
@@ -115,11 +125,6 @@ impl Group {
         let to = leader.or_else(next).or_else(|| others().next());
         pursuit.asked = to;
         if let Some(to) = to {
-            let request = JoinRequest {
-                node: self.node,
-                incarnation: self.incarnation,
-                member,
-            };
             self.send(to, Message::Join(request));
         }
     }

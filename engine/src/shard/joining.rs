@@ -36,7 +36,7 @@ impl<P, R> Shard<P, R> {
             self.create_joining(group, membership, member.role);
         }
         if let Some(replica) = self.groups.get_mut(&group) {
-            replica.joiners.push((member.role, reply));
+            replica.joiners.push((member.clone(), reply));
         }
         self.step(group, Input::Wish(Some(Wish::Join(member))));
     }
@@ -132,7 +132,7 @@ impl<P, R> Shard<P, R> {
         }
     }
 
-    /// Tells those who wait for this node to have its role.
+    /// Tells those who wait for this node to have its place.
     pub(super) fn answer_joiners(&mut self, group: GroupId, refused: Option<JoinRefusal>) {
         let Some(replica) = self.groups.get_mut(&group) else {
             return;
@@ -147,7 +147,7 @@ impl<P, R> Shard<P, R> {
         let raft = &replica.raft;
         let joined = replica
             .joiners
-            .extract_if(.., |(role, _)| raft.has_role(*role));
+            .extract_if(.., |(place, _)| raft.has_place(place));
         let joined = joined.map(|(_, reply)| Answer::Join(reply, Ok(())));
         self.out.answers.extend(joined);
     }

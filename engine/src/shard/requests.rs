@@ -97,6 +97,9 @@ impl<P, R> Shard<P, R> {
         let Some(replica) = self.groups.get_mut(&group) else {
             return;
         };
+        if replica.awaits_state() {
+            return;
+        }
         let served = replica
             .unserved
             .extract_if(.., |(index, _)| *index <= applied);
@@ -152,9 +155,11 @@ impl<P, R> Shard<P, R> {
             return;
         };
         let applied = replica.raft.log().applied();
+        let must_wait = |index: Index| index > applied || replica.awaits_state();
+        let must_wait = index.as_ref().is_ok_and(|&index| must_wait(index));
         for reader in readers {
             match index {
-                Ok(index) if *index > applied => replica.unserved.push((*index, reader)),
+                Ok(index) if must_wait => replica.unserved.push((*index, reader)),
                 result => self.out.reads.push((reader, result.clone())),
             }
         }

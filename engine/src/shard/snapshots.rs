@@ -163,7 +163,7 @@ impl<P, R> Shard<P, R> {
         let index = replica.raft.log().applying();
         let is_new = index > replica.snapshots.index();
         let is_open = !replica.snapshots.is_making && ticks >= replica.snapshots.not_before;
-        let has_state = !replica.is_witness && !replica.raft.log().has_pending_snapshot();
+        let has_state = !replica.is_witness && !replica.awaits_state();
         let is_settled = replica.has_settled_membership();
         let term = replica.raft.log().term(index);
         let (true, Some(term)) = (is_new && is_open && has_state && is_settled, term) else {
