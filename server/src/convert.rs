@@ -1,6 +1,7 @@
 //! API types to engine types and back: the only file that knows both.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use multiraft_engine::error::{BootstrapError, ImportError, JoinError, LeaveError, RecoverError};
 use multiraft_engine::raft::RoleName;
@@ -15,6 +16,7 @@ use multiraft_proto::admin;
 use multiraft_proto::node::member_config::Role;
 use multiraft_proto::node::{GroupConfig, MemberConfig};
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 
 /// The longest host name there is (RFC 1035), bytes.
 const MAX_HOST_BYTES: usize = 255;
@@ -253,4 +255,55 @@ pub fn import_status(error: &ImportError) -> Status {
 
 fn invalid(text: impl Into<String>) -> Status {
     Status::invalid_argument(text)
+}
+
+/// How long to wait for others in a call: a little less than its caller gives it, so that the answer says why
+/// it took too long. From `grpc-timeout` (at most eight digits and a unit, as gRPC over HTTP/2 has it); `None`
+/// if the caller sets none.
+pub fn patience(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u32 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    let unit = match unit {
+        "H" => Duration::from_secs(3600),
+        "M" => Duration::from_secs(60),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        _ => return None,
+    };
+    let given = unit * number;
+    Some(given - given / 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_calls_says_how_long_to_wait() {
+        let second = Duration::from_secs(1);
+        for (text, given) in [
+            ("1H", Some(3600 * second)),
+            ("30M", Some(1800 * second)),
+            ("60000000u", Some(60 * second)),
+            ("20S", Some(20 * second)),
+            ("500m", Some(second / 2)),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("123456789m", None),
+            ("S", None),
+            ("", None),
+            ("1 S", None),
+            ("-1S", None),
+            ("1\u{fc}", None),
+        ] {
+            let mut metadata = MetadataMap::new();
+            if let Ok(value) = text.parse() {
+                metadata.insert("grpc-timeout", value);
+            }
+            let expected = given.map(|given| given - given / 20);
+            assert_eq!(patience(&metadata), expected, "{text}");
+        }
+    }
 }

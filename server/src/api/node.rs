@@ -67,9 +67,10 @@ impl Node for NodeService {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let patience = convert::patience(request.metadata()).unwrap_or(PATIENCE);
         let (group, membership) = convert::group(request.into_inner().group)?;
         let joining = self.host.join(group, membership);
-        let Ok(joined) = tokio::time::timeout(PATIENCE, joining).await else {
+        let Ok(joined) = tokio::time::timeout(patience, joining).await else {
             return Err(self.join_timed_out(group).await);
         };
         joined.map_err(|error| convert::join_status(&error))?;
@@ -80,8 +81,9 @@ impl Node for NodeService {
         &self,
         request: Request<LeaveRequest>,
     ) -> Result<Response<LeaveResponse>, Status> {
+        let patience = convert::patience(request.metadata()).unwrap_or(PATIENCE);
         let group = convert::group_id(request.into_inner().group_id)?;
-        let leaving = tokio::time::timeout(PATIENCE, self.host.leave(group));
+        let leaving = tokio::time::timeout(patience, self.host.leave(group));
         let left = leaving.await.map_err(|_| {
             Status::unavailable(format!(
                 "no quorum of group {group} answered: the replica here goes on; try again when more \

@@ -511,6 +511,14 @@ fn a_state_is_replaced_only_where_one_is_missing() {
 }
 
 #[test]
+fn who_joins_has_no_state_until_a_snapshot_comes() {
+    let mut log = restored();
+    assert!(!log.is_state_missing());
+    log.await_state();
+    assert!(log.is_state_missing() && log.has_pending_snapshot());
+}
+
+#[test]
 fn a_damaged_snapshot_leaves_the_state_missing() {
     let mut log = restored();
     log.restart_after(Index(12), Term(5));

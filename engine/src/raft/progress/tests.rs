@@ -361,3 +361,12 @@ fn a_snapshot_ends_by_word_of_the_peer_or_of_the_sender() {
         "what did not arrive told no commit index"
     );
 }
+
+#[test]
+fn who_left_and_came_back_has_nothing_of_what_it_acknowledged() {
+    for (from, matched) in [(0, 0), (1, 6), (3, 6)] {
+        let mut peer = replicating();
+        peer.on_state_missing(Index(from));
+        assert_eq!(peer.matched, Index(matched), "from {from}");
+    }
+}
