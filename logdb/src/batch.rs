@@ -3,6 +3,7 @@
 use multiraft_engine::block::Block;
 use multiraft_engine::types::GroupId;
 
+use crate::buffer::PageBuffer;
 use crate::format::{self, Generation, HEADER_BYTES, Header, Item};
 use crate::segment::SegmentId;
 
@@ -11,7 +12,7 @@ use crate::segment::SegmentId;
 pub(crate) struct PendingBatch {
     pub(crate) sequence: u64,
     /// Room for the header, then the bodies.
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
     items: Vec<u8>,
     item_count: u32,
     /// The newest ticket of each shard that is durable with this batch.
@@ -22,9 +23,9 @@ pub(crate) struct PendingBatch {
 
 impl PendingBatch {
     /// An empty batch; `buffer` is one to use again.
-    pub(crate) fn new(sequence: u64, mut buffer: Vec<u8>) -> Self {
+    pub(crate) fn new(sequence: u64, mut buffer: PageBuffer) -> Self {
         buffer.clear();
-        buffer.resize(HEADER_BYTES, 0);
+        buffer.resize(HEADER_BYTES);
         Self {
             sequence,
             buffer,
@@ -78,7 +79,7 @@ impl PendingBatch {
     }
 
     /// The bytes to write.
-    pub(crate) fn seal(&mut self, header: &Header, generation: Generation) -> Vec<u8> {
+    pub(crate) fn seal(&mut self, header: &Header, generation: Generation) -> PageBuffer {
         let mut buffer = std::mem::take(&mut self.buffer);
         format::seal(&mut buffer, &self.items, header, generation);
         buffer

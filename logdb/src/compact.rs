@@ -56,6 +56,13 @@ struct Plan {
     through: u64,
 }
 
+impl Plan {
+    /// There may be more where this was.
+    fn found_something(&self) -> bool {
+        !self.moves.is_empty() || !self.checkpoints.is_empty()
+    }
+}
+
 /// Gives segments back, a bounded piece of work at a time.
 pub(crate) struct Compactor {
     shared: Arc<Shared>,
@@ -76,6 +83,7 @@ impl Compactor {
 
     /// One piece of work. What it writes goes into the next batch.
     pub(crate) fn turn(&mut self) {
+        self.shared.state.lock().is_compaction_due = false;
         self.retire();
         let shared = Arc::clone(&self.shared);
         let plan = {
@@ -181,10 +189,7 @@ impl Compactor {
             state.make_pending(0, self.shared.options.batch_bytes);
             state.push(*id, &item, None);
         }
-        // The search goes on with the next batch, even if this turn found nothing to move.
-        if self.cursor > GroupId(0) && state.pending.is_empty() {
-            state.make_pending(0, u64::MAX);
-        }
+        state.is_compaction_due |= self.cursor > GroupId(0) || plan.found_something();
     }
 
     fn move_block(&self, state: &mut State, from: &Move, block: &Block) {

@@ -16,6 +16,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
 /// A directory of files.
 #[expect(
     clippy::missing_errors_doc,
@@ -32,6 +35,11 @@ pub trait Disk: Send + Sync + 'static {
     fn create_growing(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens an existing file.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens an existing file of a fixed length for [`DiskFile::write_durable_at`], by the fastest way that the
+    /// disk has for it.
+    fn open_durable(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(name)
+    }
     /// Renames, replacing a file of the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Deletes.
@@ -61,6 +69,12 @@ pub trait DiskFile: Send + Sync + 'static {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes earlier writes durable, and the length with them.
     fn sync_data(&self) -> io::Result<()>;
+    /// One positional write of whole pages that is durable when it has returned `Ok`. Memory and offset
+    /// begin at a page. It says nothing of earlier writes.
+    fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)?;
+        self.sync_data()
+    }
     /// Lets the following reads come from the device, not from pages that a failed sync of an
     /// earlier process left in the cache, clean and never written. Call after `sync_data`.
     fn drop_cache(&self) -> io::Result<()>;
@@ -71,6 +85,19 @@ pub trait DiskFile: Send + Sync + 'static {
 pub struct FsDisk {
     dir: PathBuf,
     access: Access,
+    writes: Writes,
+}
+
+/// How durable writes of a log's batches are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Writes {
+    /// Past the page cache, durable by themselves (`O_DIRECT`, `O_DSYNC`): one system call, no copy, and
+    /// with most disks one command instead of a write and a flush. A file system that cannot is written to
+    /// as with [`Self::Buffered`].
+    #[default]
+    Direct,
+    /// Through the page cache, then `fdatasync`.
+    Buffered,
 }
 
 /// Whether files may be changed.
@@ -88,7 +115,14 @@ impl FsDisk {
         Self {
             dir: dir.to_owned(),
             access,
+            writes: Writes::default(),
         }
+    }
+
+    /// The same with durable writes made another way.
+    #[must_use]
+    pub fn with_writes(self, writes: Writes) -> Self {
+        Self { writes, ..self }
     }
 
     fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
@@ -128,21 +162,39 @@ impl Disk for FsDisk {
             std::fs::remove_file(&path)?;
             return Err(error);
         }
-        Ok(Arc::new(FsFile(file)))
+        Ok(FsFile::buffered(file))
     }
 
     fn create_growing(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         // Never through a link, and never into a file that is there.
         let options = options.read(true).write(true).create_new(true).mode(0o600);
-        Ok(Arc::new(FsFile(options.open(self.dir.join(name))?)))
+        Ok(FsFile::buffered(options.open(self.dir.join(name))?))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let write = self.access == Access::ReadWrite;
         let mut options = OpenOptions::new();
         let file = options.read(true).write(write).open(self.dir.join(name))?;
-        Ok(Arc::new(FsFile(file)))
+        Ok(FsFile::buffered(file))
+    }
+
+    fn open_durable(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        if self.writes == Writes::Buffered {
+            return self.open(name);
+        }
+        let path = self.dir.join(name);
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        let mut options = OpenOptions::new();
+        options
+            .write(true)
+            .custom_flags(DIRECT.bits().cast_signed());
+        let direct = match options.open(&path) {
+            Ok(direct) => Some(direct),
+            Err(error) if is_unsupported(&error) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Arc::new(FsFile { file, direct }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -163,28 +215,62 @@ impl Disk for FsDisk {
     }
 }
 
-struct FsFile(File);
+/// Written past the page cache, durable when the write returns.
+const DIRECT: OFlags = OFlags::DIRECT.union(OFlags::DSYNC);
+
+/// Whether a file system said that it does not know direct I/O, or not of this alignment: nothing was done.
+fn is_unsupported(error: &io::Error) -> bool {
+    let unsupported = [Errno::INVAL, Errno::OPNOTSUPP].map(Errno::raw_os_error);
+    error
+        .raw_os_error()
+        .is_some_and(|code| unsupported.contains(&code))
+}
+
+struct FsFile {
+    file: File,
+    /// The same file, opened as [`DIRECT`] says.
+    direct: Option<File>,
+}
+
+impl FsFile {
+    fn buffered(file: File) -> Arc<dyn DiskFile> {
+        let direct = None;
+        Arc::new(Self { file, direct })
+    }
+}
 
 impl DiskFile for FsFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
+    }
+
+    fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let written = self.direct.as_ref().map(|d| d.write_all_at(bytes, offset));
+        match written {
+            // The kernel may have written a part that ends off a page; all of it is written again.
+            Some(Err(error)) if is_unsupported(&error) => {}
+            Some(written) => return written,
+            None => {}
+        }
+        self.file.write_all_at(bytes, offset)?;
+        self.file.sync_data()
     }
 
     fn drop_cache(&self) -> io::Result<()> {
         Ok(rustix::fs::fadvise(
-            &self.0,
+            &self.file,
             0,
             None,
             rustix::fs::Advice::DontNeed,

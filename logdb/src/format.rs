@@ -26,6 +26,7 @@ use multiraft_engine::block::{Block, HEADER_BYTES as BLOCK_HEADER_BYTES};
 use multiraft_engine::planted;
 use multiraft_engine::types::{GroupId, HardState, Index, NodeId, Term};
 
+use crate::buffer::PageBuffer;
 use crate::segment::SegmentId;
 
 /// The version of this format, stored in the identity file.
@@ -119,7 +120,7 @@ fn batch_crc(header: &[u8], items: &[u8], generation: Generation) -> u32 {
 }
 
 /// Finishes a batch: `buffer` holds room for the header and the bodies, and gets the rest.
-pub(crate) fn seal(buffer: &mut Vec<u8>, items: &[u8], header: &Header, generation: Generation) {
+pub(crate) fn seal(buffer: &mut PageBuffer, items: &[u8], header: &Header, generation: Generation) {
     assert!(
         (buffer.len() + items.len()) as u64 == header.unpadded_bytes(),
         "the header tells the lengths"
@@ -142,7 +143,7 @@ pub(crate) fn seal(buffer: &mut Vec<u8>, items: &[u8], header: &Header, generati
     buffer[..HEADER_BYTES].copy_from_slice(&head);
     buffer.extend_from_slice(items);
     let padded = usize::try_from(header.padded_bytes()).expect("it is in memory");
-    buffer.resize(padded, 0);
+    buffer.resize(padded);
 }
 
 /// What an item says of a block; the block itself is among the bodies.

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod buffer;
 mod compact;
 mod directory;
 mod disk;
@@ -44,18 +45,19 @@ mod space;
 mod state;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod writer;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use multiraft_engine::block::Block;
-use multiraft_engine::traits::{Log, LogError, LogObserver, StoredGroup, WriteBatch};
+use multiraft_engine::traits::{GroupWrite, Log, LogError, LogObserver, StoredGroup, WriteBatch};
 use multiraft_engine::types::{GroupId, Index};
 use parking_lot::{Condvar, Mutex};
 
 pub use compact::{SPACE_FACTOR, SPACE_SEGMENTS};
-pub use disk::{Access, Disk, DiskFile, FsDisk};
+pub use disk::{Access, Disk, DiskFile, FsDisk, Writes};
 pub use error::Error;
 pub use format::{FORMAT_VERSION, PAGE_BYTES};
 pub use inspect::{GroupReport, Problem, Report, SegmentReport, VerifyReport, inspect, verify};
@@ -74,11 +76,14 @@ use recover::{Scan, Scanner};
 use reserve::{Prepared, Reserve};
 use segment::Segment;
 use state::State;
+use waiting::{DurableSignal, Fenced};
 use writer::Shared;
 
 /// The log of a node. Closed by [`LogDb::close`] or when the last handle is dropped.
 pub struct LogDb {
     shared: Arc<Shared>,
+    /// For callers that lead; `None` if somebody else turns the writer.
+    writer: Option<Arc<Mutex<Writer>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Given up by [`LogDb::close`], when nothing is written any more.
     lock: Mutex<Option<DirectoryLock>>,
@@ -91,7 +96,8 @@ impl LogDb {
     /// Each variant of [`Error`] says who should do what. Nothing is changed on
     /// [`Error::Corrupt`].
     pub fn open(options: Options) -> Result<Arc<Self>, Error> {
-        let disk = Arc::new(FsDisk::new(&options.dir, Access::ReadWrite));
+        let disk = FsDisk::new(&options.dir, Access::ReadWrite).with_writes(options.writes);
+        let disk = Arc::new(disk);
         Self::open_with(disk, options)
     }
 
@@ -103,18 +109,26 @@ impl LogDb {
     pub fn open_with(disk: Arc<dyn Disk>, options: Options) -> Result<Arc<Self>, Error> {
         options.validate()?;
         let (lock, incarnation) = directory::open(&options.dir, options.identity)?;
-        let (log, mut writer) = Self::open_on(disk, incarnation, options)?;
+        let (mut log, writer) = Self::recover(disk, incarnation, options)?;
         *log.lock.lock() = Some(lock);
         let shared = Arc::clone(&log.shared);
+        let writer = Arc::new(Mutex::new(writer));
+        log.writer = Some(Arc::clone(&writer));
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
             thread.spawn(work).map_err(Error::io("starting a thread"))
         };
-        let writer = spawn("log-writer", Box::new(move || writer.run()))?;
+        let writer = {
+            let shared = Arc::clone(&shared);
+            spawn(
+                "log-writer",
+                Box::new(move || writer::run(&writer, &shared)),
+            )?
+        };
         log.threads.lock().push(writer);
         let reserve = spawn("log-reserve", Box::new(move || shared.reserve.run()))?;
         log.threads.lock().push(reserve);
-        Ok(log)
+        Ok(Arc::new(log))
     }
 
     /// Recovers a log without lock, identity and threads: the caller turns the writer, as a
@@ -127,6 +141,15 @@ impl LogDb {
         incarnation: u64,
         options: Options,
     ) -> Result<(Arc<Self>, Writer), Error> {
+        let (log, writer) = Self::recover(disk, incarnation, options)?;
+        Ok((Arc::new(log), writer))
+    }
+
+    fn recover(
+        disk: Arc<dyn Disk>,
+        incarnation: u64,
+        options: Options,
+    ) -> Result<(Self, Writer), Error> {
         options.validate()?;
         let scanner = Scanner {
             disk: &*disk,
@@ -136,6 +159,7 @@ impl LogDb {
         let scan = scanner.scan()?;
         let (state, reserve) = prepare(scan, disk, &options)?;
         let shared = Arc::new(Shared {
+            durable: DurableSignal::new(state.durable),
             state: Mutex::new(state),
             wake: Condvar::new(),
             observer: Mutex::new(None),
@@ -147,10 +171,33 @@ impl LogDb {
         shared.reserve.refresh_room();
         let log = Self {
             shared: Arc::clone(&shared),
+            writer: None,
             threads: Mutex::new(Vec::new()),
             lock: Mutex::new(None),
         };
-        Ok((Arc::new(log), Writer::new(shared)))
+        Ok((log, Writer::new(shared)))
+    }
+
+    /// Appends and waits until it is on stable storage, with all that was appended before. What several threads
+    /// append meanwhile shares one write; a caller that finds the log idle makes the write itself, which
+    /// spares two thread switches. Each group at most once in `writes`.
+    ///
+    /// # Errors
+    /// [`LogError::Fenced`]: not acknowledged. After a restart it may be found all the same.
+    pub fn append_durable(&self, writes: &[GroupWrite]) -> Result<(), LogError> {
+        let (sequence, leader) = {
+            let mut state = self.shared.state.lock();
+            state.check_open()?;
+            let sequence = state.append_waiting(writes, self.shared.options.batch_bytes);
+            let leader = self.writer.as_ref().filter(|_| !state.is_led);
+            state.is_led |= leader.is_some();
+            (sequence, leader)
+        };
+        if let Some(leader) = leader {
+            leader.lock().lead(sequence);
+        }
+        let waited = self.shared.durable.wait(sequence);
+        waited.or_else(|Fenced| self.shared.state.lock().check_open())
     }
 
     /// The random number this directory got when it was made: a wiped node that comes back under
@@ -216,16 +263,19 @@ fn prepare(
         dead.push((id, file.map_err(Error::io("opening a segment"))?));
     }
     let active = scan.table.iter().last();
+    let is_new = active.is_none();
     let wanted = active.map_or(scan.oldest, |active| active.id.next());
     let mut ready = None;
     if let Some(active) = active {
         recover::scrub(active.file.as_ref(), active.end, active.file_bytes)?;
+        let file = disk.open_durable(&active.id.file_name());
+        let file = file.map_err(Error::io("opening a segment"))?;
+        scan.table.reopen_active(file);
         ready = take_prepared(&scan.empty, &disk)?;
         // Names that an earlier process did not sync are synced before they are relied on.
         disk.sync_dir()
             .map_err(Error::io("syncing the log directory"))?;
     }
-    let is_new = active.is_none();
     let reserve = Reserve::new(disk, options, spares, ready, wanted);
     if is_new {
         let first = reserve
@@ -261,7 +311,7 @@ fn take_prepared(empty: &[SegmentId], disk: &Arc<dyn Disk>) -> Result<Option<Pre
         return Ok(None);
     };
     let file = disk
-        .open(&id.file_name())
+        .open_durable(&id.file_name())
         .map_err(Error::io("opening a segment"))?;
     let bytes = file.len().map_err(Error::io("opening a segment"))?;
     recover::scrub(file.as_ref(), 0, PAGE_BYTES.min(bytes))?;
@@ -291,10 +341,10 @@ impl Log for LogDb {
     fn append(&self, batch: WriteBatch) -> Result<(), LogError> {
         let mut state = self.shared.state.lock();
         state.check_open()?;
-        let was_idle = state.pending.is_empty();
+        let is_idle = !state.is_led;
         state.append(&batch, self.shared.options.batch_bytes);
         drop(state);
-        if was_idle {
+        if is_idle {
             self.shared.wake.notify_one();
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use multiraft_engine::types::NodeId;
 
+use crate::disk::Writes;
 use crate::error::Error;
 use crate::format::PAGE_BYTES;
 
@@ -41,6 +42,8 @@ pub struct Options {
     /// Free bytes of the file system below which [`has_room`](multiraft_engine::traits::Log::has_room)
     /// says no; default 256 MiB.
     pub min_free_bytes: u64,
+    /// How batches are written; default [`Writes::Direct`].
+    pub writes: Writes,
 }
 
 impl Options {
@@ -54,6 +57,7 @@ impl Options {
             batch_bytes: 4 << 20,
             cache_bytes: 64 << 20,
             min_free_bytes: 256 << 20,
+            writes: Writes::default(),
         }
     }
 

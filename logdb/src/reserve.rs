@@ -154,7 +154,7 @@ impl Reserve {
         if !planted!("B8") {
             self.disk.sync_dir()?;
         }
-        let file = self.disk.open(&id.file_name())?;
+        let file = self.disk.open_durable(&id.file_name())?;
         Ok(Prepared { id, file, bytes })
     }
 

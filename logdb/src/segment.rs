@@ -98,6 +98,8 @@ pub(crate) struct SegmentTable {
     segments: VecDeque<Segment>,
     /// What counts in batches that have no place yet.
     unwritten: BTreeMap<u64, Unwritten>,
+    /// A segment has nothing alive since the batch of this sequence, which may be on its way.
+    died_at: Option<u64>,
 }
 
 /// A batch on its way to a segment.
@@ -161,6 +163,9 @@ impl SegmentTable {
             let segment = &mut self.segments[at];
             segment.live_bytes -= bytes;
             segment.last_kill = segment.last_kill.max(killer);
+            if segment.live_bytes == 0 {
+                self.died_at = self.died_at.max(Some(killer));
+            }
         } else {
             let batch = self.unwritten.get_mut(&sequence).expect("it was added");
             batch.live_bytes -= bytes;
@@ -177,6 +182,15 @@ impl SegmentTable {
         old.find(|s| !s.is_dead(durable)).map_or(active, |s| s.id)
     }
 
+    /// Whether a segment has died, or can be taken out, since the last call that said so.
+    pub(crate) fn take_news(&mut self, durable: u64, published: SegmentId) -> bool {
+        let has_died = self.died_at.is_some_and(|killer| killer <= durable);
+        if has_died {
+            self.died_at = None;
+        }
+        has_died || self.segments.front().is_some_and(|s| s.id < published)
+    }
+
     /// Takes out the oldest segment if it is older than `oldest` and nobody reads it.
     pub(crate) fn pop_older_than(&mut self, oldest: SegmentId) -> Option<Segment> {
         let front = self.segments.front()?;
@@ -188,6 +202,11 @@ impl SegmentTable {
     pub(crate) fn first_sequence(&self) -> u64 {
         let oldest = self.segments.front().expect("a segment is active");
         oldest.first_sequence
+    }
+
+    /// The active segment is written through this file from now on.
+    pub(crate) fn reopen_active(&mut self, file: Arc<dyn DiskFile>) {
+        self.segments.back_mut().expect("a segment is active").file = file;
     }
 
     pub(crate) fn active(&self) -> &Segment {

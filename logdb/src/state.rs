@@ -10,6 +10,7 @@ use multiraft_engine::traits::{GroupWrite, LogError, StoredGroup, WriteBatch};
 use multiraft_engine::types::{GroupId, Index as LogIndex};
 
 use crate::batch::PendingBatch;
+use crate::buffer::PageBuffer;
 use crate::disk::DiskFile;
 use crate::format::{BlockItem, Item};
 use crate::index::{Index, Position, Span};
@@ -41,6 +42,10 @@ pub(crate) struct Found {
 }
 
 /// The log in memory.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and all combinations occur"
+)]
 pub(crate) struct State {
     pub(crate) index: Index,
     pub(crate) table: SegmentTable,
@@ -55,11 +60,15 @@ pub(crate) struct State {
     /// No later batch proves yet that the newest durable one was durable.
     pub(crate) is_tail_unproven: bool,
     pub(crate) fenced: Option<Arc<io::Error>>,
+    /// A thread takes the writer's turns: the log's own, or a caller that waits for its append.
+    pub(crate) is_led: bool,
+    /// The compactor has something to look at.
+    pub(crate) is_compaction_due: bool,
     pub(crate) closing: bool,
     /// What the engine takes once.
     pub(crate) stored: Vec<StoredGroup>,
     /// A written batch's memory, for the next one: the second half of the double buffer.
-    pub(crate) free_buffer: Vec<u8>,
+    pub(crate) free_buffer: PageBuffer,
     recent: VecDeque<Recent>,
     recent_bytes: u64,
 }
@@ -77,8 +86,10 @@ impl State {
             published: oldest,
             is_tail_unproven: false,
             fenced: None,
+            is_led: false,
+            is_compaction_due: false,
             closing: false,
-            free_buffer: Vec::new(),
+            free_buffer: PageBuffer::default(),
             recent: VecDeque::new(),
             recent_bytes: 0,
         }
@@ -96,15 +107,32 @@ impl State {
         Ok(())
     }
 
-    /// Adds a shard's writes to the pending batch and to the index.
+    /// Whether there is something for a turn of the writer.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.pending.is_empty() || self.is_compaction_due
+    }
+
+    /// Adds a shard's writes to the pending batch and to the index; its ticket is told when they are durable.
     pub(crate) fn append(&mut self, batch: &WriteBatch, batch_bytes: u64) {
-        for write in &batch.writes {
+        self.append_writes(&batch.writes, batch_bytes);
+        let pending = self.make_pending(0, u64::MAX);
+        pending.acknowledge(batch.shard, batch.ticket);
+    }
+
+    /// The same for who waits; returns the sequence of the batch that makes all of them durable.
+    pub(crate) fn append_waiting(&mut self, writes: &[GroupWrite], batch_bytes: u64) -> u64 {
+        self.append_writes(writes, batch_bytes);
+        let pending = self.make_pending(0, u64::MAX);
+        pending.appends += 1;
+        pending.sequence
+    }
+
+    fn append_writes(&mut self, writes: &[GroupWrite], batch_bytes: u64) {
+        for write in writes {
             let blocks = write.blocks.iter().map(|b| b.bytes().len() as u64);
             self.make_pending(blocks.sum(), batch_bytes);
             self.push_write(write);
         }
-        let pending = self.make_pending(0, u64::MAX);
-        pending.acknowledge(batch.shard, batch.ticket);
     }
 
     /// The batch that grows, begun anew if `more` bytes would make it too large. One group's

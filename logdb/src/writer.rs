@@ -20,6 +20,7 @@ use multiraft_engine::traits::{LogError, LogObserver};
 use parking_lot::{Condvar, Mutex};
 
 use crate::batch::PendingBatch;
+use crate::buffer::PageBuffer;
 use crate::compact::Compactor;
 use crate::format::Generation;
 use crate::metrics::Metrics;
@@ -27,14 +28,19 @@ use crate::options::Options;
 use crate::reserve::Reserve;
 use crate::segment::{Segment, SegmentId};
 use crate::state::State;
+use crate::waiting::DurableSignal;
 
 /// How long the thread waits before it asks a full disk for a segment again.
 const FULL_DISK_RETRY: Duration = Duration::from_millis(100);
+
+/// Bytes written between two looks at free space and at what compaction could do.
+const CHECK_BYTES: u64 = 1 << 20;
 
 /// What all handles of one log share.
 pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     pub(crate) wake: Condvar,
+    pub(crate) durable: DurableSignal,
     pub(crate) observer: Mutex<Option<Arc<dyn LogObserver>>>,
     pub(crate) reserve: Reserve,
     pub(crate) options: Options,
@@ -42,10 +48,52 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
 }
 
+impl Shared {
+    /// Who took the writer's turns takes no more; the log's thread goes on if there is more to do.
+    fn give_up_lead(&self) {
+        let mut state = self.state.lock();
+        state.is_led = false;
+        if state.has_work() || state.closing {
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// The log's thread: takes turns whenever nobody else does, until the log is closed and drained, or fenced.
+pub(crate) fn run(writer: &Mutex<Writer>, shared: &Shared) {
+    loop {
+        {
+            let mut state = shared.state.lock();
+            while state.is_led || !(state.has_work() || state.closing) {
+                shared.wake.wait(&mut state);
+            }
+            state.is_led = true;
+        }
+        let turn = {
+            let mut writer = writer.lock();
+            let turns = std::iter::repeat_with(|| writer.turn());
+            let mut rest = turns.skip_while(|turn| *turn == Turn::Worked);
+            rest.next().expect("it goes on for ever")
+        };
+        let is_closing = shared.state.lock().closing;
+        match turn {
+            Turn::Fenced => return,
+            Turn::Full if is_closing => return, // what is pending was never acknowledged
+            Turn::Idle if is_closing => return writer.lock().prove_tail(),
+            Turn::Worked | Turn::Idle => shared.give_up_lead(),
+            Turn::Full => {
+                let mut state = shared.state.lock();
+                state.is_led = false;
+                shared.wake.wait_for(&mut state, FULL_DISK_RETRY);
+            }
+        }
+    }
+}
+
 /// What a turn did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// A batch became durable; there may be more to do.
+    /// A batch became durable, or space was looked after; there may be more to do.
     Worked,
     /// Nothing to write.
     Idle,
@@ -55,20 +103,52 @@ pub enum Turn {
     Fenced,
 }
 
-/// The writer's work, one turn at a time; a thread calls it in production, a simulator in tests.
+/// The writer's work, one turn at a time. In production the log's thread takes the turns, or a caller
+/// that waits for its own append and found nobody at it; in tests a simulator.
 pub struct Writer {
     shared: Arc<Shared>,
     compactor: Compactor,
+    /// Bytes to write before free space and compaction are looked at again.
+    unchecked_bytes: u64,
 }
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let compactor = Compactor::new(Arc::clone(&shared));
-        Self { shared, compactor }
+        Self {
+            shared,
+            compactor,
+            unchecked_bytes: 0,
+        }
     }
 
-    /// Makes the oldest pending batch durable, then does a bounded piece of compaction.
+    /// Makes the oldest pending batch durable, then does a bounded piece of compaction if one is due.
     pub fn turn(&mut self) -> Turn {
+        let turn = self.commit_next();
+        let is_compaction_due = {
+            let state = self.shared.state.lock();
+            state.is_compaction_due && !state.closing
+        };
+        match turn {
+            Turn::Worked | Turn::Idle if is_compaction_due => {
+                self.compactor.turn();
+                Turn::Worked
+            }
+            turn => turn,
+        }
+    }
+
+    /// A caller's turns, until its own batch is durable. The rest is left to the log's thread.
+    pub(crate) fn lead(&mut self, sequence: u64) {
+        while self.commit_next() == Turn::Worked {
+            if self.shared.state.lock().durable >= sequence {
+                break;
+            }
+        }
+        self.shared.give_up_lead();
+    }
+
+    fn commit_next(&mut self) -> Turn {
         let batch = {
             let mut state = self.shared.state.lock();
             if state.fenced.is_some() {
@@ -76,41 +156,7 @@ impl Writer {
             }
             state.pending.pop_front()
         };
-        let Some(batch) = batch else {
-            return Turn::Idle;
-        };
-        let turn = self.commit(batch);
-        if turn == Turn::Worked && !self.shared.state.lock().closing {
-            self.compactor.turn();
-        }
-        turn
-    }
-
-    /// The thread: turns until the log is closed and drained, or fenced.
-    pub(crate) fn run(&mut self) {
-        loop {
-            match self.turn() {
-                Turn::Worked => {}
-                Turn::Fenced => return,
-                Turn::Full => {
-                    let mut state = self.shared.state.lock();
-                    if state.closing {
-                        return; // what is pending was never acknowledged
-                    }
-                    self.shared.wake.wait_for(&mut state, FULL_DISK_RETRY);
-                }
-                Turn::Idle => {
-                    let mut state = self.shared.state.lock();
-                    if state.closing {
-                        drop(state);
-                        return self.prove_tail();
-                    }
-                    if state.pending.is_empty() {
-                        self.shared.wake.wait(&mut state);
-                    }
-                }
-            }
-        }
+        batch.map_or(Turn::Idle, |batch| self.commit(batch))
     }
 
     /// Ends a clean shutdown with an empty batch: it proves that the batch before it was durable,
@@ -152,9 +198,7 @@ impl Writer {
         };
         let bytes = batch.seal(&header, generation);
         let started = Instant::now();
-        let written = file
-            .write_all_at(&bytes, offset)
-            .and_then(|()| file.sync_data());
+        let written = file.write_durable_at(&bytes, offset);
         let written = written.or_else(|error| if planted!("B7") { Ok(()) } else { Err(error) });
         if let Err(error) = written {
             return self.fence(error);
@@ -162,8 +206,16 @@ impl Writer {
         drop(file);
         let metrics = &self.shared.metrics;
         metrics.on_batch(padded_bytes, batch.appends, started.elapsed());
-        self.on_written(&batch, header.oldest, padded_bytes, bytes);
-        self.shared.reserve.refresh_room();
+        let is_checked = self.unchecked_bytes < padded_bytes;
+        self.unchecked_bytes = if is_checked {
+            CHECK_BYTES.min(self.shared.options.segment_bytes / 8)
+        } else {
+            self.unchecked_bytes - padded_bytes
+        };
+        self.on_written(&batch, header.oldest, padded_bytes, bytes, is_checked);
+        if is_checked {
+            self.shared.reserve.refresh_room();
+        }
         Turn::Worked
     }
 
@@ -182,7 +234,14 @@ impl Writer {
         Ok(())
     }
 
-    fn on_written(&self, batch: &PendingBatch, oldest: SegmentId, bytes: u64, buffer: Vec<u8>) {
+    fn on_written(
+        &self,
+        batch: &PendingBatch,
+        oldest: SegmentId,
+        bytes: u64,
+        buffer: PageBuffer,
+        is_checked: bool,
+    ) {
         {
             let mut state = self.shared.state.lock();
             state.table.place(batch.sequence, bytes);
@@ -193,7 +252,10 @@ impl Writer {
                 state.free_buffer = buffer;
             }
             state.shrink_cache(self.shared.options.cache_bytes);
+            let has_news = state.table.take_news(batch.sequence, oldest);
+            state.is_compaction_due |= is_checked || has_news;
         }
+        self.shared.durable.advance(batch.sequence);
         let observer = self.shared.observer.lock().clone();
         if let Some(observer) = observer {
             for (shard, ticket) in &batch.acks {
@@ -210,6 +272,7 @@ impl Writer {
             state.fenced = Some(Arc::clone(&error));
             state.pending.clear();
         }
+        self.shared.durable.fence();
         let observer = self.shared.observer.lock().clone();
         if let Some(observer) = observer {
             observer.on_fenced(&LogError::Fenced(error));

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::block;
 use crate::batch::PendingBatch;
+use crate::buffer::PageBuffer;
 use crate::format::{Batch, BlockItem, Checkpoint, Generation, Header, Item, PAGE_BYTES};
 use crate::segment::SegmentId;
 
@@ -15,12 +16,13 @@ const GENERATION: Generation = Generation {
 };
 
 fn sealed(items: &[(u32, Item, Option<multiraft_engine::block::Block>)]) -> (Bytes, Header) {
-    let mut pending = PendingBatch::new(9, Vec::new());
+    let mut pending = PendingBatch::new(9, PageBuffer::default());
     for (group, item, block) in items {
         pending.push(GroupId(*group), item, block.as_ref());
     }
     let header = pending.header(8, SegmentId(2));
-    (pending.seal(&header, GENERATION).into(), header)
+    let bytes = pending.seal(&header, GENERATION);
+    (Bytes::copy_from_slice(&bytes), header)
 }
 
 fn any_item() -> impl Strategy<Value = (Item, Option<multiraft_engine::block::Block>)> {
