@@ -4,6 +4,7 @@
 mod compaction;
 mod crash;
 mod directory;
+mod durable;
 mod format;
 
 use std::collections::BTreeMap;
