@@ -1,4 +1,4 @@
-//! One log for all Raft groups of a node: many appends, one write, one `fdatasync`.
+//! One log for all Raft groups of a node: many appends, one write, one sync.
 //!
 //! ```text
 //! shard 0 ─ append ─▶ ┌ pending batch ┐ writer: one write, one sync   ┌ 0…07.seg ┐ oldest
@@ -11,6 +11,9 @@
 //! and reads), `writer` (group commit), `recover` (what a crash leaves), `compact` (how space comes
 //! back), `reserve` (files ahead of need), `directory` (lock and identity), `inspect`. Beside the
 //! log, in a directory of their own: `snapshots`.
+//!
+//! The writer is the log's thread, or a caller of [`LogDb::append_durable`] that finds nobody writing. Its write
+//! goes past the page cache and is durable when it returns (`disk::Writes`).
 //!
 //! Invariants:
 //! - Nothing is told to be durable before its sync returned `Ok`; a failed sync is final.
