@@ -29,6 +29,30 @@ async fn a_snapshot_is_made_when_it_is_asked_for_and_there_is_room() {
         .await;
 }
 
+/// Either of the two thresholds is enough.
+#[tokio::test]
+async fn a_snapshot_is_made_after_so_many_entries_or_so_many_bytes() {
+    for (entries, bytes, is_made) in [
+        (4, u64::MAX, true),
+        (u64::MAX / 2, 200, true),
+        (u64::MAX / 2, u64::MAX, false),
+    ] {
+        let mut world = World::new();
+        world.config.snapshot_entries = entries;
+        world.config.snapshot_bytes = bytes;
+        let host = led(&mut world).await;
+        for _ in 0..8 {
+            propose(&host).await.unwrap();
+        }
+        if is_made {
+            let created = |event: &GroupEvent| is_snapshot(event, SnapshotEvent::Created);
+            world.event(created).await;
+        }
+        let has_one = host.status(&[]).await[0].snapshot > Index::ZERO;
+        assert_eq!(has_one, is_made, "{entries} entries or {bytes} bytes");
+    }
+}
+
 #[tokio::test]
 async fn a_snapshot_of_a_leader_takes_the_place_of_log_and_state() {
     let mut world = World::new();
