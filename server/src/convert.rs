@@ -274,7 +274,7 @@ pub fn patience(metadata: &MetadataMap) -> Option<Duration> {
         _ => return None,
     };
     let given = unit * number;
-    Some(given - given / 20)
+    Some(given / 20 * 19)
 }
 
 #[cfg(test)]
@@ -302,7 +302,7 @@ mod tests {
             if let Ok(value) = text.parse() {
                 metadata.insert("grpc-timeout", value);
             }
-            let expected = given.map(|given| given - given / 20);
+            let expected = given.map(|given| given / 20 * 19);
             assert_eq!(patience(&metadata), expected, "{text}");
         }
     }

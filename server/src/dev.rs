@@ -21,6 +21,7 @@ use crate::cli::{
 };
 use crate::config::Config;
 use crate::node::Node;
+use crate::stop::StopSignals;
 
 /// Groups that are listed at the start; the others are there all the same.
 const LISTED_GROUPS: u32 = 16;
@@ -45,6 +46,8 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     let clients = connect(&nodes).await?;
     let formed = form(&args, &clients, &bar).await?;
     bar.finish_and_clear();
+    // Before it is said how to stop: else one that comes while an event is printed is lost.
+    let mut signals = StopSignals::new()?;
     let shown_at = SystemTime::now();
     greet(&args, &formed, began.elapsed())?;
     let (events, mut seen) = mpsc::channel(1024);
@@ -55,10 +58,7 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     let colour = std::io::stdout().is_terminal();
     loop {
         tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
-                break;
-            }
+            () = signals.recv() => break,
             Some((node, event)) = seen.recv() => {
                 let line = if colour { coloured_line } else { plain_line };
                 print_line(&line(&event, Some(node)))?;

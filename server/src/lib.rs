@@ -14,3 +14,4 @@ pub mod log_tool;
 pub mod metrics_http;
 pub mod node;
 pub mod serve;
+pub mod stop;
