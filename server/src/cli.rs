@@ -6,6 +6,7 @@
 //! - A closed pipe ends the output quietly; nothing from a node is printed unescaped.
 
 mod backup_verbs;
+mod bench_args;
 mod client;
 mod client_args;
 mod event_line;
@@ -24,6 +25,10 @@ mod values;
 
 use clap::{Parser, Subcommand};
 
+pub use bench_args::{
+    AppendBenchArgs, BenchArgs, BenchCommand, BenchLogArgs, BenchPlaceArgs, CompactBenchArgs,
+    LoadArgs, LoadBenchArgs, LogWorkload, ReadBenchArgs, RecoverBenchArgs, Variant,
+};
 pub use client_args::{
     ConnectionArgs, DelArgs, GetArgs, KeyArgs, LeaveArgs, MembersArgs, PutArgs, RangeArgs,
     StatusArgs, WatchArgs,
@@ -32,7 +37,8 @@ pub use event_line::{EventText, Tone, coloured_line, describe, plain_line};
 pub use failure::Failure;
 pub use logging::start_logging;
 pub use node_args::{
-    DevArgs, LogArgs, LogCommand, LogDirArgs, LogFormat, LoggingArgs, RAFT_PORT_OFFSET, ServeArgs,
+    DevArgs, LogArgs, LogCommand, LogDirArgs, LogDumpArgs, LogFormat, LoggingArgs,
+    RAFT_PORT_OFFSET, ServeArgs,
 };
 pub use operator_args::{
     AddArgs, DecommissionArgs, DrainArgs, ExportArgs, ImportArgs, MemberArgs, RecoverArgs,
@@ -73,6 +79,8 @@ pub enum Command {
     Client(ClientCommand),
     /// Looks into the log of a stopped node.
     Log(LogArgs),
+    /// Measures what this program does on a disk.
+    Bench(BenchArgs),
 }
 
 /// The verbs that talk to a running node.

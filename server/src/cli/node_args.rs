@@ -145,12 +145,34 @@ pub enum LogCommand {
     /// Checks every checksum of a log. The exit code is 1 if anything is damaged.
     #[command(after_help = "Example:\n  multiraft log verify data/node-1")]
     Verify(LogDirArgs),
+    /// Prints entries, one on each line.
+    #[command(after_help = "Examples:\n  \
+        multiraft log dump data/node-1\n  \
+        multiraft log dump data/node-1 --group 7 --from 100 --to 120 --json")]
+    Dump(LogDumpArgs),
+}
+
+/// The entries to print.
+#[derive(Debug, Clone, Args)]
+pub struct LogDumpArgs {
+    /// Where they are.
+    #[command(flatten)]
+    pub log: LogDirArgs,
+    /// The group whose entries are printed. Without it: all groups.
+    #[arg(long)]
+    pub group: Option<u32>,
+    /// The first entry to print. The default is the group's first.
+    #[arg(long, value_name = "INDEX", requires = "group")]
+    pub from: Option<u64>,
+    /// The last entry to print. The default is the group's last.
+    #[arg(long, value_name = "INDEX", requires = "group")]
+    pub to: Option<u64>,
 }
 
 /// The log to look into.
 #[derive(Debug, Clone, Args)]
 pub struct LogDirArgs {
-    /// The data directory of a node that is not running.
+    /// The data directory of a node that is not running, or the log in it.
     pub dir: PathBuf,
     /// Print JSON, one object on each line.
     #[arg(long)]
