@@ -101,6 +101,8 @@ pub struct VerifyReport {
     pub blocks: u64,
     /// Bytes of all batches that verify.
     pub bytes: u64,
+    /// Bytes of the segments in which no batch is: not yet used, or left from an earlier use.
+    pub unused_bytes: u64,
     /// Damage to promised bytes: the log does not open, or lies.
     pub problems: Vec<Problem>,
     /// A batch that was being written when the node died: normal, the next start cuts it.
@@ -265,6 +267,7 @@ impl Check {
     /// Checks what begins at a page; returns the bytes to skip.
     fn page(&mut self, loaded: &Loaded, offset: u64) -> u64 {
         let Some(header) = loaded.header_at(offset) else {
+            self.report.unused_bytes += PAGE_BYTES.min(loaded.len() - offset);
             return PAGE_BYTES;
         };
         self.promised = self.promised.max(header.synced_through);

@@ -138,8 +138,8 @@ fn print_json(report: &impl Serialize) -> Result<(), Failure> {
 
 fn verdict(report: &VerifyReport) -> String {
     let mut lines = vec![format!(
-        "checked {} bytes: {} batches, {} entry blocks in {} segments",
-        report.bytes, report.batches, report.blocks, report.segments
+        "checked {} bytes: {} batches, {} entry blocks in {} segments; no batch is in {} more bytes",
+        report.bytes, report.batches, report.blocks, report.segments, report.unused_bytes
     )];
     for problem in &report.problems {
         lines.push(format!("damaged: {}", place(problem)));

@@ -183,7 +183,7 @@ fn a_sweep_prints_a_table_and_writes_a_page_of_its_own() {
         "{text}"
     );
     let html = std::fs::read_to_string(&page).unwrap();
-    assert_eq!(html.matches("<svg").count(), 4, "four curves");
+    assert_eq!(html.matches("<svg").count(), 5, "a chart for each figure");
     let namespaces = html.matches("http://www.w3.org/2000/svg").count();
     assert_eq!(
         html.matches("http").count(),

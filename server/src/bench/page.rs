@@ -39,7 +39,7 @@ pub(super) fn page(sweep: &Sweep) -> Result<String, BenchError> {
          <h1>Appends to the log</h1>\n<p>{}</p>\n",
         description(sweep)
     );
-    let mut rates = curves(sweep, "", |cell| cell.appends_per_s.0);
+    let mut rates = curves(sweep, |cell| cell.appends_per_s.0);
     if !sweep.raw.is_empty() {
         let raw = sweep.raw.iter();
         rates.push(Curve {
@@ -49,21 +49,30 @@ pub(super) fn page(sweep: &Sweep) -> Result<String, BenchError> {
                 .collect(),
         });
     }
-    let mut latencies = curves(sweep, "p50, ", |cell| cell.latency_us.p50.0);
-    latencies.extend(curves(sweep, "p99, ", |cell| cell.latency_us.p99.0));
-    for (title, curves) in [
-        ("Appends per second", rates),
+    for (title, legend, curves) in [
+        ("Appends per second", SeriesLabelPosition::UpperLeft, rates),
         (
             "Appends for each fsync",
-            curves(sweep, "", |cell| cell.appends_per_fsync.0),
+            SeriesLabelPosition::UpperLeft,
+            curves(sweep, |cell| cell.appends_per_fsync.0),
         ),
-        ("Latency of an append, µs", latencies),
+        (
+            "Median latency of an append, µs",
+            SeriesLabelPosition::UpperLeft,
+            curves(sweep, |cell| cell.latency_us.p50.0),
+        ),
+        (
+            "99th percentile of the latency, µs",
+            SeriesLabelPosition::UpperLeft,
+            curves(sweep, |cell| cell.latency_us.p99.0),
+        ),
         (
             "Bytes written to the log for each append",
-            curves(sweep, "", |cell| cell.log_bytes_per_append.0),
+            SeriesLabelPosition::UpperRight,
+            curves(sweep, |cell| cell.log_bytes_per_append.0),
         ),
     ] {
-        let svg = svg(title, &curves).map_err(BenchError::Drawing)?;
+        let svg = svg(title, legend, &curves).map_err(BenchError::Drawing)?;
         append(&mut page, format_args!("<figure>{svg}</figure>\n"));
     }
     append_table(&mut page, sweep);
@@ -91,12 +100,15 @@ fn description(sweep: &Sweep) -> String {
 }
 
 /// A curve for each number of groups.
-fn curves(sweep: &Sweep, prefix: &str, figure: impl Fn(&AppendReport) -> f64) -> Vec<Curve> {
+fn curves(sweep: &Sweep, figure: impl Fn(&AppendReport) -> f64) -> Vec<Curve> {
     let curve = |groups| {
         let row = sweep.row(groups);
         let points = row.map(|cell| (f64::from(cell.writers), figure(cell)));
         Curve {
-            name: format!("{prefix}{groups} groups"),
+            name: match groups {
+                1 => "1 group".to_owned(),
+                _ => format!("{groups} groups"),
+            },
             points: points
                 .filter(|point| point.1 > 0.0 && point.1.is_finite())
                 .collect(),
@@ -105,9 +117,9 @@ fn curves(sweep: &Sweep, prefix: &str, figure: impl Fn(&AppendReport) -> f64) ->
     sweep.groups().into_iter().map(curve).collect()
 }
 
-fn svg(title: &str, curves: &[Curve]) -> Result<String, String> {
+fn svg(title: &str, legend: SeriesLabelPosition, curves: &[Curve]) -> Result<String, String> {
     let mut svg = String::new();
-    draw(&mut svg, title, curves).map_err(|error| error.to_string())?;
+    draw(&mut svg, title, legend, curves).map_err(|error| error.to_string())?;
     Ok(svg)
 }
 
@@ -120,6 +132,7 @@ fn draw(svg: &mut String, title: &str, curves: &[Curve]) -> Result<(), Box<dyn s
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 20))
         .margin(10)
+        .margin_right(25)
         .x_label_area_size(40)
         .y_label_area_size(80)
         .build_cartesian_2d(
@@ -145,7 +158,7 @@ fn draw(svg: &mut String, title: &str, curves: &[Curve]) -> Result<(), Box<dyn s
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
+        .position(legend)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
         .label_font(font)
