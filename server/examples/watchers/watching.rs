@@ -203,28 +203,29 @@ async fn read(mut events: Streaming<Event>, counts: Arc<Counts>) {
 
 /// Node and watcher have the same clock.
 fn delay_micros(event: &Event) -> Option<u64> {
-    let happened = SystemTime::try_from(event.timestamp?).ok()?;
-    let delay = SystemTime::now().duration_since(happened).ok()?;
+    let delay = SystemTime::now().duration_since(happened(event)?).ok()?;
     u64::try_from(delay.as_micros()).ok()
 }
 
-/// Reads what there is, and how it ends.
+/// Reads what happened before this call, and how it ends.
 async fn end_of(mut events: Streaming<Event>) -> String {
+    let began = SystemTime::now();
     let mut count = 0;
     loop {
         match tokio::time::timeout(SILENCE, events.message()).await {
-            Ok(Ok(Some(_))) => count += 1,
+            Ok(Ok(Some(event))) if happened(&event).is_none_or(|at| at < began) => count += 1,
             Ok(Ok(None)) => return format!("ended without a word after {count} events"),
             Ok(Err(status)) => return told(count, &status),
-            Err(_) => return format!("still open, with {count} events to read"),
+            Ok(Ok(Some(_))) | Err(_) => return format!("still open, with {count} events to read"),
         }
     }
 }
 
 fn told(count: u64, status: &Status) -> String {
-    format!(
-        "{:?} after {count} events: {}",
-        status.code(),
-        status.message()
-    )
+    let (code, message) = (status.code(), status.message());
+    format!("{code:?} after {count} events: {message}")
+}
+
+fn happened(event: &Event) -> Option<SystemTime> {
+    SystemTime::try_from(event.timestamp?).ok()
 }
