@@ -25,7 +25,7 @@ const CLIENTS_PER_CONNECTION: u32 = 8;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// What a client waits after a put that failed.
 const PAUSE: Duration = Duration::from_millis(5);
-/// What goes before a period: what was before it ends.
+/// What goes before a period.
 const SETTLING: Duration = Duration::from_millis(500);
 
 /// The load, from its start to its stop the same.
@@ -78,9 +78,13 @@ impl Load {
         Ok(Self { counts, tasks })
     }
 
+    /// Until what was before is over.
+    pub async fn settle(&self) {
+        tokio::time::sleep(SETTLING).await;
+    }
+
     /// What is done in the next while.
     pub async fn period(&self, cluster: &Cluster, length: Duration) -> Result<Period, Failure> {
-        tokio::time::sleep(SETTLING).await;
         let read = || {
             let counts = &self.counts;
             [&counts.puts, &counts.failed, &counts.transfers].map(|c| c.load(Ordering::Relaxed))

@@ -90,26 +90,33 @@ async fn measure(args: &MeasureArgs) -> Result<(), Failure> {
     let load = Load::start(&cluster, args.clients, args.groups, transfer_every).await?;
     let period = Duration::from_secs(args.seconds);
     load.period(&cluster, period).await?; // its files and connections are warm from here on
-    println!("watchers  puts/s  node CPU us/put  transfers  events/s read  delay mean, max ms");
+    println!(
+        "watchers  puts/s  node CPU us/put  transfers  events/s read  watchers' CPU  delay mean, max ms"
+    );
     let (mut without, mut with) = (Vec::new(), Vec::new());
     let mut outcome = None;
     for round in 0..args.rounds {
         for is_watched in [round % 2 == 1, round % 2 == 0] {
             if is_watched {
                 let mut crowd = Crowd::start(&cluster, args.watchers).await?;
+                load.settle().await;
+                let cpu = crowd.cpu()?;
                 crowd.look().await?;
                 let measured = load.period(&cluster, period).await?;
                 let seen = crowd.look().await?;
+                let cpu = crowd.cpu()?.saturating_sub(cpu);
                 println!(
-                    "{:>8}  {measured}  {:>13.0}  {:.1}, {:.0}",
+                    "{:>8}  {measured}  {:>13.0}  {:>12.0}%  {:.1}, {:.0}",
                     args.watchers,
                     count_f64(seen.events) / measured.seconds,
+                    100.0 * cpu.as_secs_f64() / measured.seconds,
                     seen.mean_delay_ms(),
                     seen.max_delay_ms(),
                 );
                 outcome = Some(crowd.finish().await?);
                 with.push(measured);
             } else {
+                load.settle().await;
                 let measured = load.period(&cluster, period).await?;
                 println!("{:>8}  {measured}", 0);
                 without.push(measured);
@@ -128,9 +135,17 @@ async fn measure(args: &MeasureArgs) -> Result<(), Failure> {
 }
 
 fn summary(what: &str, without: &[Period], with: &[Period], figure: fn(&Period) -> f64) {
+    let by_rounds = median(
+        with.iter()
+            .zip(without)
+            .map(|(w, wo)| figure(w) / figure(wo)),
+    );
     let [without, with] = [without, with].map(|periods| median(periods.iter().map(figure)));
     let ratio = with / without;
-    println!("{what}: median {without:.0} without, {with:.0} with watchers, ratio {ratio:.3}");
+    println!(
+        "{what}: median {without:.0} without, {with:.0} with watchers, ratio {ratio:.3}; \
+         median of the rounds' ratios {by_rounds:.3}"
+    );
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -26,6 +26,21 @@ const TICKS_PER_SECOND: u64 = 100;
 /// A process that is killed when this is dropped.
 pub struct Process(pub Child);
 
+impl Process {
+    /// Processor time that it has used since its start, in its own code and in the kernel.
+    pub fn cpu(&self) -> Result<Duration, Failure> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
+        let behind_name = stat.rsplit(')').next().unwrap_or_default();
+        let mut times = behind_name.split_whitespace().skip(11); // utime and stime, see proc(5)
+        let mut next = || -> Result<u64, Failure> {
+            Ok(times.next().ok_or("a short /proc/PID/stat")?.parse()?)
+        };
+        Ok(Duration::from_millis(
+            (next()? + next()?) * 1000 / TICKS_PER_SECOND,
+        ))
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if self.0.kill().and_then(|()| self.0.wait()).is_err() {
@@ -107,18 +122,9 @@ impl Cluster {
         self.api_ports[0]
     }
 
-    /// Processor time that the watched node has used since its start, in its own code and in the kernel.
+    /// Processor time that the watched node has used since its start.
     pub fn watched_cpu(&self) -> Result<Duration, Failure> {
-        let id = self.nodes[0].0.id();
-        let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-        let behind_name = stat.rsplit(')').next().unwrap_or_default();
-        let mut times = behind_name.split_whitespace().skip(11); // utime and stime, see proc(5)
-        let mut next = || -> Result<u64, Failure> {
-            Ok(times.next().ok_or("a short /proc/PID/stat")?.parse()?)
-        };
-        Ok(Duration::from_millis(
-            (next()? + next()?) * 1000 / TICKS_PER_SECOND,
-        ))
+        self.nodes[0].cpu()
     }
 }
 

@@ -72,7 +72,7 @@ impl Seen {
 
 /// The process of the watchers, as the one that measures has it.
 pub struct Crowd {
-    _process: Process,
+    process: Process,
     ask: ChildStdin,
     answers: Lines,
 }
@@ -90,7 +90,7 @@ impl Crowd {
         let ask = process.stdin.take().ok_or("no standard input")?;
         let answers = process.stdout.take().ok_or("no standard output")?;
         let mut crowd = Self {
-            _process: Process(process),
+            process: Process(process),
             ask,
             answers: lines(answers),
         };
@@ -104,10 +104,15 @@ impl Crowd {
         Ok(serde_json::from_str(&next(&mut self.answers).await?)?)
     }
 
+    /// Processor time that all the watchers have used.
+    pub fn cpu(&self) -> Result<Duration, Failure> {
+        self.process.cpu()
+    }
+
     /// Ends all watches.
     pub async fn finish(self) -> Result<Outcome, Failure> {
         let Self {
-            _process,
+            process: _process,
             ask,
             mut answers,
         } = self;
