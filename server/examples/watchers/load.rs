@@ -157,14 +157,11 @@ async fn put(
         request
             .metadata_mut()
             .insert("multiraft-group", group.into());
-        match kv.put(request).await {
-            Ok(_) => {
-                counts.puts.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(_) => {
-                counts.failed.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(PAUSE).await;
-            }
+        if kv.put(request).await.is_ok() {
+            counts.puts.fetch_add(1, Ordering::Relaxed);
+        } else {
+            counts.failed.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(PAUSE).await;
         }
     }
     Ok(())
