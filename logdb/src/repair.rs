@@ -129,9 +129,8 @@ impl<'a> Survey<'a> {
         let known = Repairs::load(disk, incarnation)?;
         let walk = Walk::new(&scanner, &known)?.run()?;
         let mut all = known.clone();
-        let end = walk.last.unwrap_or_default();
         let repair = Repair {
-            through: end,
+            through: walk.end,
             segment: 0,
             oldest: walk.oldest.0,
             holes: walk.places.iter().map(|place| place.hole.clone()).collect(),
@@ -318,9 +317,17 @@ struct Walk<'a> {
     headers: Vec<Seen>,
     /// All batches up to this one were promised.
     promised: u64,
-    oldest: SegmentId,
     /// The last batch so far.
     last: Option<u64>,
+    findings: Findings,
+}
+
+/// What came of the way.
+#[derive(Default)]
+struct Findings {
+    oldest: SegmentId,
+    /// The last batch; 0 without batches.
+    end: u64,
     places: Vec<Place>,
     evidence: BTreeMap<GroupId, Evidence>,
     /// Of the batches with damaged blocks, by segment and offset.
@@ -352,15 +359,15 @@ impl<'a> Walk<'a> {
             ids,
             headers,
             promised,
-            oldest,
             last: None,
-            places: Vec::new(),
-            evidence: BTreeMap::new(),
-            sequences: BTreeMap::new(),
+            findings: Findings {
+                oldest,
+                ..Findings::default()
+            },
         })
     }
 
-    fn run(mut self) -> Result<Self, Error> {
+    fn run(mut self) -> Result<Findings, Error> {
         for id in self.ids.clone() {
             let loaded = self.scanner.load(id)?;
             let mut offset = 0;
@@ -371,7 +378,8 @@ impl<'a> Walk<'a> {
                 offset = next;
             }
         }
-        Ok(self)
+        self.findings.end = self.last.unwrap_or_default();
+        Ok(self.findings)
     }
 
     /// What is at a place, and where to go on in this segment; `None`: the segment ends here.
@@ -383,7 +391,7 @@ impl<'a> Walk<'a> {
             Ok(Found::Batch(batch)) if is_next(batch.header.sequence) => {
                 let sequence = batch.header.sequence;
                 for record in &batch.records {
-                    let seen = self.evidence.entry(record.group).or_default();
+                    let seen = self.findings.evidence.entry(record.group).or_default();
                     match record.item {
                         Item::Append(_) => seen.appended_in = sequence,
                         Item::Remove => seen.removed_in = sequence,
@@ -421,7 +429,9 @@ impl<'a> Walk<'a> {
             (Loss::Bytes { next_sequence, .. }, _) => Some(next_sequence - 1),
             (Loss::Blocks { .. }, Some(seen)) => {
                 let sequence = seen.header.sequence;
-                self.sequences.insert((segment.0, offset), sequence);
+                self.findings
+                    .sequences
+                    .insert((segment.0, offset), sequence);
                 Some(sequence)
             }
             (Loss::Blocks { .. }, None) => self.last,
@@ -431,7 +441,7 @@ impl<'a> Walk<'a> {
             offset,
             loss,
         };
-        self.places.push(Place { hole, damage });
+        self.findings.places.push(Place { hole, damage });
         Ok(Some(end))
     }
 

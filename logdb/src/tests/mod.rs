@@ -5,6 +5,7 @@ mod compaction;
 mod crash;
 mod directory;
 mod format;
+mod repair;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
