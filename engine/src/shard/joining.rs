@@ -17,6 +17,13 @@ pub(super) struct Rejoin {
     joiners: Vec<(Member, JoinReply)>,
 }
 
+impl Rejoin {
+    /// Who waits, if nothing comes of it.
+    pub(super) fn into_joiners(self) -> impl Iterator<Item = JoinReply> {
+        self.joiners.into_iter().map(|(_, reply)| reply)
+    }
+}
+
 impl<P, R> Replica<P, R> {
     /// What is left to do for this replica when it is gone.
     pub(super) fn take_rejoin(&mut self) -> Option<Rejoin> {

@@ -219,6 +219,10 @@ impl<P, R> Shard<P, R> {
             let fenced = || Err(LeaveError::Fenced(error.clone()));
             let fenced = leavers.map(|reply| Answer::Leave(reply, fenced()));
             self.out.answers.extend(fenced);
+            let rejoin = removing.rejoin.take().into_iter();
+            let joiners = rejoin.flat_map(Rejoin::into_joiners);
+            let fenced = joiners.map(|r| Answer::Join(r, Err(JoinError::Fenced(error.clone()))));
+            self.out.answers.extend(fenced);
         }
     }
 
