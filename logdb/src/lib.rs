@@ -18,7 +18,8 @@
 //!   at all; and if one is found, all that were appended before it are.
 //! - A torn tail is cut; damage to anything promised is refused and named, never cut.
 //!
-//! What was given up after damage is in a file of its own: `repairs`, `repair`.
+//! What was given up after damage is in a file of its own: `repairs`, `damage`,
+//! `repair`.
 //!
 //! There is no manifest file: segment ids order the files, and each batch's header says which
 //! segment is the oldest still needed, in the same write that makes it so. Reads are positional
@@ -27,6 +28,7 @@
 
 mod batch;
 mod compact;
+mod damage;
 mod directory;
 mod disk;
 mod error;

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_engine::planted;
+use multiraft_engine::types::GroupId;
 
 use crate::disk::{Access, Disk, DiskFile};
 use crate::error::Error;
@@ -357,9 +358,8 @@ fn give_up(scan: &mut Scan) {
     {
         scan.repairs_met += 1;
         for given_up in &repair.groups {
-            let items = given_up.items().expect("it was checked when it was read");
-            for item in items {
-                let group = multiraft_engine::types::GroupId(given_up.group);
+            let group = GroupId(given_up.group);
+            for item in given_up.items() {
                 let place = (repair.through, 0);
                 scan.index.apply(group, &item, place, None, &mut scan.table);
             }

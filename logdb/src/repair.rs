@@ -2,7 +2,7 @@
 //! node starts with the others.
 //!
 //! ```text
-//! find    walk over all segments ─▶ places that do not verify, and the batches that were there
+//! find    `damage`: walk over all segments ─▶ places that do not verify, and the batches that were there
 //! judge   read the log without them ─▶ which groups cannot be proven whole
 //! do      copy the damaged segments ─ durable ─▶ write REPAIR ─ durable: holes and groups in one rename
 //! ```
@@ -23,14 +23,14 @@ use bytes::Bytes;
 use multiraft_engine::types::GroupId;
 use serde::Serialize;
 
+use crate::damage::{Evidence, Place, Walk};
 use crate::directory;
 use crate::disk::{Access, Disk, FsDisk};
 use crate::error::Error;
-use crate::format::{Damage, Header, Item, PAGE_BYTES};
-use crate::index::Index;
+use crate::index::{Index, Span};
 use crate::inspect::Problem;
-use crate::recover::{Found, Loaded, Scanner};
-use crate::repairs::{GivenUp, Hole, Loss, Repair, Repairs};
+use crate::recover::Scanner;
+use crate::repairs::{GivenUp, Loss, Repair, Repairs};
 use crate::segment::SegmentId;
 
 /// Bytes copied at a time.
@@ -91,19 +91,6 @@ pub fn repair(
         survey.repair(&copies, groups, describe)?;
     }
     Ok(survey.plan())
-}
-
-/// A damaged place that was not given up before.
-struct Place {
-    hole: Hole,
-    damage: Damage,
-}
-
-/// What readable batches say of a group: the last one that pins where its log ends, or that it is gone.
-#[derive(Debug, Default, Clone, Copy)]
-struct Evidence {
-    appended_in: u64,
-    removed_in: u64,
 }
 
 /// All that is known of a damaged log.
@@ -176,7 +163,7 @@ impl<'a> Survey<'a> {
         for (id, group) in self.index.groups_from(GroupId(0)) {
             let seen = evidence.get(&id).copied().unwrap_or_default();
             let is_past = |lost| group.is_newer_than(lost) && seen.appended_in > lost;
-            let needs_damaged = |s: &crate::index::Span| {
+            let needs_damaged = |s: &Span| {
                 let at = (s.at.sequence, s.at.offset);
                 blocks.contains(&at)
             };
@@ -240,9 +227,10 @@ impl<'a> Survey<'a> {
         let is_unknown = |id: &GroupId| self.index.group(*id).is_none() && self.may_hide_groups();
         let extra = groups.difference(&self.hurt).copied();
         let extra: Vec<_> = extra.filter(|id| !is_unknown(id)).collect();
-        match extra.is_empty() || self.holes.is_empty() {
-            true => Ok(()),
-            false => Err(Error::NotHurt { groups: extra }),
+        if extra.is_empty() || self.holes.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::NotHurt { groups: extra })
         }
     }
 
@@ -297,231 +285,4 @@ fn copy(from: &dyn Disk, to: &dyn Disk, name: &str) -> std::io::Result<()> {
         at += count;
     }
     target.sync_data()
-}
-
-/// A header that verifies, and where.
-#[derive(Clone, Copy)]
-struct Seen {
-    segment: SegmentId,
-    offset: u64,
-    header: Header,
-}
-
-/// The way over all segments, from damage to damage.
-struct Walk<'a> {
-    scanner: &'a Scanner<'a>,
-    known: &'a Repairs,
-    /// The segments that are needed, in order.
-    ids: Vec<SegmentId>,
-    /// Every header that verifies, in order.
-    headers: Vec<Seen>,
-    /// All batches up to this one were promised.
-    promised: u64,
-    /// The last batch so far.
-    last: Option<u64>,
-    findings: Findings,
-}
-
-/// What came of the way.
-#[derive(Default)]
-struct Findings {
-    oldest: SegmentId,
-    /// The last batch; 0 without batches.
-    end: u64,
-    places: Vec<Place>,
-    evidence: BTreeMap<GroupId, Evidence>,
-    /// Of the batches with damaged blocks, by segment and offset.
-    sequences: BTreeMap<(u64, u64), u64>,
-}
-
-impl<'a> Walk<'a> {
-    fn new(scanner: &'a Scanner<'a>, known: &'a Repairs) -> Result<Self, Error> {
-        let all = scanner.segment_ids()?;
-        let mut headers = Vec::new();
-        for &id in &all {
-            headers.append(&mut headers_of(&scanner.load(id)?));
-        }
-        let oldest = headers.iter().map(|seen| seen.header.oldest);
-        let oldest = oldest.max().unwrap_or_default().max(known.oldest());
-        let ids: Vec<_> = all.into_iter().filter(|id| *id >= oldest).collect();
-        for (id, expected) in ids.iter().zip(oldest.0.max(1)..) {
-            if id.0 != expected && !headers.is_empty() {
-                let segment = SegmentId(expected);
-                return Err(Error::MissingSegment { segment });
-            }
-        }
-        let promised = headers.iter().map(|seen| seen.header.synced_through);
-        let promised = promised.max().unwrap_or(0).max(known.through());
-        headers.retain(|seen| seen.segment >= oldest);
-        Ok(Self {
-            scanner,
-            known,
-            ids,
-            headers,
-            promised,
-            last: None,
-            findings: Findings {
-                oldest,
-                ..Findings::default()
-            },
-        })
-    }
-
-    fn run(mut self) -> Result<Findings, Error> {
-        for id in self.ids.clone() {
-            let loaded = self.scanner.load(id)?;
-            let mut offset = 0;
-            while offset < loaded.len() {
-                let Some(next) = self.step(&loaded, offset)? else {
-                    break;
-                };
-                offset = next;
-            }
-        }
-        self.findings.end = self.last.unwrap_or_default();
-        Ok(self.findings)
-    }
-
-    /// What is at a place, and where to go on in this segment; `None`: the segment ends here.
-    fn step(&mut self, loaded: &Loaded, offset: u64) -> Result<Option<u64>, Error> {
-        let segment = loaded.generation.segment;
-        let found = loaded.find_at(offset, self.known);
-        let is_next = |sequence| self.last.is_none_or(|last| sequence == last + 1);
-        let damage = match found {
-            Ok(Found::Batch(batch)) if is_next(batch.header.sequence) => {
-                let sequence = batch.header.sequence;
-                for record in &batch.records {
-                    let seen = self.findings.evidence.entry(record.group).or_default();
-                    match record.item {
-                        Item::Append(_) => seen.appended_in = sequence,
-                        Item::Remove => seen.removed_in = sequence,
-                        Item::Meta(_)
-                        | Item::CompactTo { .. }
-                        | Item::TruncateFrom(_)
-                        | Item::HardState(_)
-                        | Item::Checkpoint(_)
-                        | Item::Moved(_) => {}
-                    }
-                }
-                self.last = Some(sequence);
-                return Ok(Some(offset + batch.header.padded_bytes()));
-            }
-            Ok(Found::Hole { first, next, end }) if is_next(first) => {
-                self.last = Some(next - 1);
-                return Ok(Some(end));
-            }
-            Ok(_) => Damage::new("batches before this one are missing"),
-            Err(damage) => damage,
-        };
-        if self.last.is_some_and(|last| last >= self.promised) || self.headers.is_empty() {
-            return Ok(None); // the end of the log, perhaps torn
-        }
-        let here = (segment, offset);
-        let expected = self.last.map(|last| last + 1);
-        let next = self.headers.iter().find(|seen| {
-            (seen.segment, seen.offset) >= here && Some(seen.header.sequence) >= expected
-        });
-        let next = next.copied();
-        let Some((loss, end)) = self.loss(loaded, offset, &damage, next)? else {
-            return Ok(None);
-        };
-        self.last = match (&loss, next) {
-            (Loss::Bytes { next_sequence, .. }, _) => Some(next_sequence - 1),
-            (Loss::Blocks { .. }, Some(seen)) => {
-                let sequence = seen.header.sequence;
-                self.findings
-                    .sequences
-                    .insert((segment.0, offset), sequence);
-                Some(sequence)
-            }
-            (Loss::Blocks { .. }, None) => self.last,
-        };
-        let hole = Hole {
-            segment: segment.0,
-            offset,
-            loss,
-        };
-        self.findings.places.push(Place { hole, damage });
-        Ok(Some(end))
-    }
-
-    /// What is lost from `offset` on, and where something readable follows; `None`: nothing is, the log goes on
-    /// in the next segment. `next` is the next header.
-    fn loss(
-        &self,
-        loaded: &Loaded,
-        offset: u64,
-        damage: &Damage,
-        next: Option<Seen>,
-    ) -> Result<Option<(Loss, u64)>, Error> {
-        let segment = loaded.generation.segment;
-        let length = loaded.len();
-        let Some(Seen {
-            segment: next_segment,
-            offset: next_offset,
-            header,
-        }) = next
-        else {
-            // Only an earlier repair knows that there was more.
-            let first_sequence = self.last.map_or(1, |last| last + 1);
-            let loss = Loss::Bytes {
-                end: length,
-                first_sequence,
-                next_sequence: self.promised + 1,
-            };
-            return Ok(Some((loss, length)));
-        };
-        let first_sequence = self.last.map_or(header.sequence, |last| last + 1);
-        let bytes = |end, next_sequence| {
-            let loss = Loss::Bytes {
-                end,
-                first_sequence,
-                next_sequence,
-            };
-            Ok(Some((loss, end)))
-        };
-        if next_segment == segment {
-            let batch_end = (offset + header.padded_bytes()).min(length);
-            return match (next_offset == offset, header.sequence == first_sequence) {
-                (true, true) if damage.blocks.is_empty() => bytes(batch_end, first_sequence + 1),
-                (true, true) => {
-                    let mut offsets = damage.blocks.clone();
-                    if let Some(Loss::Blocks { offsets: known }) =
-                        self.known.loss_at(segment, offset)
-                    {
-                        offsets.extend(known);
-                    }
-                    Ok(Some((Loss::Blocks { offsets }, batch_end)))
-                }
-                // Batches are missing, and no bytes in which they could have been.
-                (true, false) => Err(Error::Corrupt {
-                    segment,
-                    offset,
-                    groups: damage.groups.clone(),
-                }),
-                (false, _) => bytes(next_offset, header.sequence),
-            };
-        }
-        let is_neighbour = next_segment == segment.next() && next_offset == 0;
-        match (is_neighbour, header.sequence == first_sequence) {
-            (true, true) if offset > 0 => Ok(None),
-            (true, _) => bytes(length, header.sequence),
-            // What is missing was at the beginning of the next segment, as far as anybody can tell.
-            (false, _) if offset > 0 => Ok(None),
-            (false, _) => bytes(length, first_sequence),
-        }
-    }
-}
-
-fn headers_of(loaded: &Loaded) -> Vec<Seen> {
-    let segment = loaded.generation.segment;
-    let pages = (0..loaded.len()).step_by(usize::try_from(PAGE_BYTES).expect("4096"));
-    let seen = pages.filter_map(|offset| {
-        Some(Seen {
-            segment,
-            offset,
-            header: loaded.header_at(offset)?,
-        })
-    });
-    seen.collect()
 }

@@ -54,8 +54,8 @@ pub(crate) enum Loss {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GivenUp {
     pub(crate) group: u32,
-    /// Its new description, in hexadecimal.
-    description: String,
+    /// Its new description.
+    description: Vec<u8>,
     /// As far as it could still be read.
     term: u64,
     /// 0 for none.
@@ -66,27 +66,24 @@ impl GivenUp {
     pub(crate) fn new(group: GroupId, description: &[u8], hard_state: HardState) -> Self {
         Self {
             group: group.0,
-            description: description.iter().map(|b| format!("{b:02x}")).collect(),
+            description: description.to_vec(),
             term: hard_state.term.0,
             vote: hard_state.vote.map_or(0, NodeId::get),
         }
     }
 
-    /// What the log holds of the group from then on; `None`: the description is not hexadecimal.
-    pub(crate) fn items(&self) -> Option<[Item; 3]> {
-        let digits = self.description.as_bytes().chunks(2);
-        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-        let description: Option<Bytes> = digits.map(byte).collect();
+    /// What the log holds of the group from then on.
+    pub(crate) fn items(&self) -> [Item; 3] {
         let hard_state = HardState {
             term: Term(self.term),
             vote: NodeId::new(self.vote),
             commit: LogIndex::ZERO,
         };
-        Some([
+        [
             Item::Remove,
-            Item::Meta(description?),
+            Item::Meta(Bytes::copy_from_slice(&self.description)),
             Item::HardState(hard_state),
-        ])
+        ]
     }
 }
 
@@ -139,10 +136,7 @@ impl Repairs {
         let parsed: RepairFile =
             serde_json::from_slice(&text).map_err(|_| Error::RepairFileDamaged)?;
         let list = parsed.repairs;
-        let groups = || list.iter().flat_map(|repair| &repair.groups);
-        let is_whole = checksum(&list, incarnation) == parsed.checksum
-            && groups().all(|given_up| given_up.items().is_some());
-        if is_whole {
+        if checksum(&list, incarnation) == parsed.checksum {
             Ok(Self { list })
         } else {
             Err(Error::RepairFileDamaged)
@@ -156,7 +150,7 @@ impl Repairs {
             checksum: checksum(&self.list, incarnation),
             repairs: self.list.clone(),
         };
-        let text = serde_json::to_vec_pretty(&file).expect("numbers and text have a text form");
+        let text = serde_json::to_vec(&file).expect("numbers and text have a text form");
         let write = || {
             if disk.list()?.iter().any(|name| name == NAME_TMP) {
                 disk.remove(NAME_TMP)?; // a crash left it

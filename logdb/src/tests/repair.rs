@@ -273,7 +273,7 @@ fn promised(disk: &SimDisk) -> Vec<(SegmentId, usize, usize)> {
 /// Damages the log; returns what was done.
 fn damage(disk: &SimDisk, rng: &mut SmallRng) -> String {
     let batches = promised(disk);
-    let mut done = String::new();
+    let mut done = Vec::new();
     for _ in 0..rng.random_range(1..4) {
         let (id, offset, length) = batches[rng.random_range(0..batches.len())];
         let name = id.file_name();
@@ -302,9 +302,9 @@ fn damage(disk: &SimDisk, rng: &mut SmallRng) -> String {
             }
         };
         disk.set_bytes(&name, &bytes);
-        done += &format!("{name} {offset}..{end}; ");
+        done.push(format!("{name} {offset}..{end}; "));
     }
-    done
+    done.concat()
 }
 
 #[test]
