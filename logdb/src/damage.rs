@@ -148,15 +148,20 @@ impl<'a> Walk<'a> {
             Ok(_) => Damage::new("batches before this one are missing"),
             Err(damage) => damage,
         };
-        if self.last.is_some_and(|last| last >= self.promised) || self.headers.is_empty() {
-            return Ok(None); // the end of the log, perhaps torn
-        }
         let here = (segment, offset);
         let expected = self.last.map(|last| last + 1);
         let next = self.headers.iter().find(|seen| {
             (seen.segment, seen.offset) >= here && Some(seen.header.sequence) >= expected
         });
         let next = next.copied();
+        let first_lost = expected.or_else(|| {
+            let seen = next?;
+            let is_here = (seen.segment, seen.offset) == here;
+            Some(seen.header.sequence - u64::from(!is_here))
+        });
+        if first_lost.is_none_or(|first| first > self.promised) {
+            return Ok(None); // the end of the log, perhaps torn
+        }
         let Some((loss, end)) = self.loss(loaded, offset, &damage, next)? else {
             return Ok(None);
         };

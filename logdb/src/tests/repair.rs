@@ -531,4 +531,15 @@ fn a_log_without_damage_needs_nothing() {
         (0, 0, false)
     );
     assert_eq!(plan(&SimDisk::new()), RepairPlan::default());
+    // A first batch that was never promised is a torn tail.
+    let disk = SimDisk::new();
+    let (log, mut writer) = open(&disk).unwrap();
+    log.append(batch(1, vec![entries(1, vec![block(1, 1, &[b"a"])])]))
+        .unwrap();
+    drain(&mut writer);
+    for at in [20, 64 + 10] {
+        disk.flip(FIRST, at);
+        assert_eq!(plan(&disk), RepairPlan::default());
+        disk.flip(FIRST, at);
+    }
 }
