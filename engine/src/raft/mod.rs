@@ -148,7 +148,8 @@ impl Group {
             ..
         } = description;
         let mut rng = SmallRng::seed_from_u64(seed);
-        let lost = (standing == Standing::Lost).then(|| Lost::new(rng.random()));
+        let is_lost = standing == Standing::Lost && !planted!("lost-speaks");
+        let lost = is_lost.then(|| Lost::new(rng.random()));
         let is_joining = standing == Standing::Joining || lost.is_some();
         if is_joining {
             log.await_state();
