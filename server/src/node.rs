@@ -18,7 +18,7 @@ use multiraft_transport::{SnapshotLimits, TcpTransport};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
@@ -80,6 +80,8 @@ pub struct Node {
     stop: oneshot::Sender<()>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     metrics: Option<JoinHandle<()>>,
+    /// Wakes watchers; it ends when this is dropped.
+    _waking: JoinSet<()>,
 }
 
 impl Node {
@@ -97,6 +99,8 @@ impl Node {
         let api = listen(&config.api_host, config.api_port, "the API", "--api-port").await?;
         let about = about(config, &log, api.local_addr().ok(), transport.local_addr());
         let events = Arc::new(EventHub::new(config.node));
+        let mut waking = JoinSet::new();
+        waking.spawn(events.waking());
         let parts = Parts {
             log: log.clone(),
             transport: transport.clone(),
@@ -126,6 +130,7 @@ impl Node {
             stop,
             server,
             metrics,
+            _waking: waking,
         })
     }
 

@@ -10,7 +10,7 @@ mod support;
 use multiraft_proto::node::event::Event as Kind;
 use multiraft_proto::node::node_client::NodeClient;
 use multiraft_proto::node::{Event, GroupConfig, WatchRequest};
-use multiraft_server::events::RING_EVENTS;
+use multiraft_server::events::feed::RING_EVENTS;
 use support::{Cluster, PATIENCE, put};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;

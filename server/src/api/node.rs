@@ -11,13 +11,12 @@ use multiraft_proto::node::{
     BootstrapRequest, BootstrapResponse, Event, JoinRequest, JoinResponse, LeaveRequest,
     LeaveResponse, WatchRequest,
 };
-use tokio_stream::wrappers::BroadcastStream;
-use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use crate::convert;
 use crate::events::EventHub;
+use crate::events::feed::Lost;
 use crate::kv::KvMachine;
 
 /// How long a call waits for other nodes if its client sets no deadline. A client that goes away sooner
@@ -99,27 +98,15 @@ impl Node for NodeService {
         _request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (present, live) = self.events.subscribe();
-        let live = BroadcastStream::new(live).map(|event| {
-            event.map_err(|BroadcastStreamRecvError::Lagged(lost)| {
+        let live = live.map(|event| {
+            event.map_err(|Lost(lost)| {
                 Status::resource_exhausted(format!(
                     "the watcher was too slow and lost {lost} events: watch again for the present \
                      state"
                 ))
             })
         });
-        let stream = tokio_stream::iter(present.into_iter().map(Ok)).chain(until_error(live));
+        let stream = tokio_stream::iter(present.into_iter().map(Ok)).chain(live);
         Ok(Response::new(Box::pin(stream)))
     }
-}
-
-/// Ends a stream with its first error.
-fn until_error<T>(
-    stream: impl Stream<Item = Result<T, Status>>,
-) -> impl Stream<Item = Result<T, Status>> {
-    let mut failed = false;
-    stream.take_while(move |item| {
-        let go_on = !failed;
-        failed = item.is_err();
-        go_on
-    })
 }
