@@ -11,6 +11,7 @@ const ENCODING_VERSION: u8 = 1;
 const MEMBER: u8 = 1;
 const JOINING: u8 = 2;
 const LEFT: u8 = 3;
+const LOST: u8 = 4;
 /// Added for a replica that keeps no state.
 const WITNESS: u8 = 0x10;
 
@@ -25,6 +26,10 @@ pub enum Standing {
     /// It has left: only its term and vote are kept, and of the membership the one by which it is gone.
     /// It must not vote again in a term in which it has voted, should it come back.
     Left,
+    /// It is a member, or was one, but what it promised may be forgotten: its part of the log was given up
+    /// after damage. Term, vote and membership are what could still be read of older ones. It has no say
+    /// until the group goes on without it (see [`crate::raft::lost`]).
+    Lost,
 }
 
 /// A group as the log describes it.
@@ -49,6 +54,17 @@ impl Description {
         }
     }
 
+    /// That of a replica whose part of the log was given up, by its last description that can still be read;
+    /// `None`, or bytes that are no description: nobody is known to belong to the group.
+    pub fn lost(last: Option<&[u8]>) -> Self {
+        let last = last.and_then(|bytes| Self::decode(bytes).ok());
+        Self {
+            standing: Standing::Lost,
+            is_witness: last.as_ref().is_some_and(|last| last.is_witness),
+            membership: last.map(|last| last.membership).unwrap_or_default(),
+        }
+    }
+
     /// The bytes that the log stores: a version, one for the standing, then the membership.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
@@ -57,6 +73,7 @@ impl Description {
             Standing::Member => MEMBER,
             Standing::Joining => JOINING,
             Standing::Left => LEFT,
+            Standing::Lost => LOST,
         };
         out.put_u8(if self.is_witness {
             standing | WITNESS
@@ -80,6 +97,7 @@ impl Description {
             MEMBER => Standing::Member,
             JOINING => Standing::Joining,
             LEFT => Standing::Left,
+            LOST => Standing::Lost,
             _ => return Err(MembershipError::Malformed),
         };
         let membership = Membership::decode(membership)?;

@@ -210,6 +210,9 @@ impl<P, R> Shard<P, R> {
             });
         }
         self.insert(stored, loaded);
+        if let Some(wish) = self.wish_of_lost(group) {
+            self.step(group, Input::Wish(Some(wish)));
+        }
     }
 
     fn insert(&mut self, stored: &StoredGroup, loaded: Loaded) {

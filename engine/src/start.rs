@@ -1,6 +1,6 @@
 //! What a group starts from, besides its log: its state machine and its snapshots.
 
-use crate::description::Description;
+use crate::description::{Description, Standing};
 use crate::error::StartError;
 use crate::raft::effects::Snapshot;
 use crate::shard::Loaded;
@@ -23,6 +23,15 @@ pub fn load<M: StateMachine>(
     machine: &M,
     store: &dyn SnapshotStore,
 ) -> Result<Loaded, StartError> {
+    if description.standing == Standing::Lost {
+        // State and snapshots stay until the group goes on without this replica: they may be all that is left.
+        return Ok(Loaded {
+            description,
+            applied: Index::ZERO,
+            newest: None,
+            recovered: None,
+        });
+    }
     let group = stored.group;
     let begin = stored.compacted.0;
     let failed = |error: M::Error| failed(group, &error);

@@ -57,10 +57,11 @@ pub enum Error {
     /// Nothing to inspect.
     #[error("{} is not a log directory: that of a node is `log` in its data directory", dir.display())]
     NotALog { dir: PathBuf },
-    /// Bytes that were promised to be durable no longer verify. Nothing was changed: quarantine
-    /// the groups and fetch them from their peers.
+    /// Bytes that were promised to be durable no longer verify. Nothing was changed:
+    /// [`repair`](crate::repair) quarantines the groups, and their peers have them.
     #[error(
-        "segment {segment}: promised bytes at offset {offset} are damaged, groups hurt: {}",
+        "segment {segment}: promised bytes at offset {offset} are damaged, groups hurt: {} \
+         (see `multiraft log repair`)",
         names(groups)
     )]
     Corrupt {
@@ -69,6 +70,22 @@ pub enum Error {
         /// As far as the damaged bytes tell; empty if they do not.
         groups: Vec<GroupId>,
     },
+    /// What was given up of this log in a repair can no longer be read. Restore the file: its copy beside the
+    /// damaged segments will do.
+    #[error("the file REPAIR is damaged")]
+    RepairFileDamaged,
+    /// These groups may have lost something too, and were not named. Nothing was changed.
+    #[error(
+        "these groups may have lost something, and must be quarantined too: {}",
+        names(groups)
+    )]
+    NotNamed { groups: Vec<GroupId> },
+    /// These groups are whole. Nothing was changed.
+    #[error(
+        "these groups have lost nothing, and must not be quarantined: {}",
+        names(groups)
+    )]
+    NotHurt { groups: Vec<GroupId> },
     /// A segment that the last batch still needs is gone. Restore the file.
     #[error("segment {segment} is needed and missing")]
     MissingSegment { segment: SegmentId },

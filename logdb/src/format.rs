@@ -374,13 +374,16 @@ pub(crate) struct Damage {
     pub(crate) what: &'static str,
     /// The groups hurt, as far as the bytes tell.
     pub(crate) groups: Vec<GroupId>,
+    /// Header and items verify, and only the blocks at these offsets do not; else empty.
+    pub(crate) blocks: Vec<u32>,
 }
 
 impl Damage {
-    fn new(what: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str) -> Self {
         Self {
             what,
             groups: Vec::new(),
+            blocks: Vec::new(),
         }
     }
 }
@@ -388,6 +391,15 @@ impl Damage {
 impl Batch {
     /// Reads and checks the batch at the start of `bytes`: both checksums and every block's.
     pub(crate) fn decode(bytes: &Bytes, generation: Generation) -> Result<Self, Damage> {
+        Self::decode_without(bytes, generation, &[])
+    }
+
+    /// The same, but the blocks at these offsets are not looked at.
+    pub(crate) fn decode_without(
+        bytes: &Bytes,
+        generation: Generation,
+        given_up: &[u32],
+    ) -> Result<Self, Damage> {
         let header = Header::decode(bytes, generation).ok_or(Damage::new("no batch header"))?;
         let whole = usize::try_from(header.unpadded_bytes()).ok();
         let Some(content) = whole.and_then(|n| bytes.get(..n)) else {
@@ -397,16 +409,19 @@ impl Batch {
         let records = decode_records(items, &header);
         if Fields(&content[8..]).u32() != Some(batch_crc(content, items, generation)) {
             return Err(Damage {
-                what: "batch checksum mismatch",
                 groups: groups_of(records.unwrap_or_default().iter()),
+                ..Damage::new("batch checksum mismatch")
             });
         }
         let records = records.ok_or(Damage::new("items malformed"))?;
-        let damaged = records.iter().filter(|r| !is_body_intact(r, bytes));
-        let groups = groups_of(damaged);
-        if !groups.is_empty() && !planted!("B9") {
-            let what = "block checksum mismatch";
-            return Err(Damage { what, groups });
+        let is_damaged = |r: &&Record| !given_up.contains(&r.offset) && !is_body_intact(r, bytes);
+        let damaged: Vec<&Record> = records.iter().filter(is_damaged).collect();
+        if !damaged.is_empty() && !planted!("B9") {
+            return Err(Damage {
+                what: "block checksum mismatch",
+                groups: groups_of(damaged.iter().copied()),
+                blocks: damaged.iter().map(|r| r.offset).collect(),
+            });
         }
         Ok(Self { header, records })
     }

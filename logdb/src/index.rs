@@ -105,6 +105,27 @@ impl Group {
         held.into_iter().flatten().any(|h| h.sequence <= sequence)
     }
 
+    /// Whether all that it has was written after batch `sequence`.
+    pub(crate) fn is_newer_than(&self, sequence: u64) -> bool {
+        let is_newer = |held: Option<Held>| held.is_some_and(|h| h.sequence > sequence);
+        let is_begun_newer = is_newer(self.compacted_at) || self.compacted_at.is_none();
+        let has_newer_state = is_newer(self.meta_at) && is_newer(self.hard_state_at);
+        let mut spans = self.spans.iter();
+        has_newer_state && is_begun_newer && spans.all(|s| s.at.sequence > sequence)
+    }
+
+    /// The first entry that is missing between those stored.
+    pub(crate) fn gap(&self) -> Option<LogIndex> {
+        let mut next = self.state.compacted.0.next();
+        for span in &self.spans {
+            if span.first != next {
+                return Some(next);
+            }
+            next = span.last.next();
+        }
+        None
+    }
+
     /// Bytes of all entries, and all bytes that count in batches up to this sequence.
     pub(crate) fn needed_bytes(&self, through: Option<u64>) -> (u64, u64) {
         let is_old = |sequence: u64| through.is_some_and(|through| sequence <= through);
@@ -278,16 +299,9 @@ impl Index {
 
     /// The first gap, if a recovery left one.
     pub(crate) fn check_gapless(&self) -> Result<(), (GroupId, LogIndex)> {
-        for (id, group) in &self.groups {
-            let mut next = group.state.compacted.0.next();
-            for span in &group.spans {
-                if span.first != next {
-                    return Err((*id, next));
-                }
-                next = span.last.next();
-            }
-        }
-        Ok(())
+        let mut gaps = self.groups.iter();
+        let gap = gaps.find_map(|(id, group)| Some((*id, group.gap()?)));
+        gap.map_or(Ok(()), Err)
     }
 
     /// All groups as the engine wants them at its start.

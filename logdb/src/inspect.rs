@@ -10,6 +10,7 @@ use crate::disk::{Access, Disk, FsDisk};
 use crate::error::Error;
 use crate::format::{PAGE_BYTES, Record};
 use crate::recover::{Loaded, Scanner};
+use crate::repairs::Repairs;
 use crate::reserve::spare_number;
 use crate::segment::SegmentId;
 
@@ -83,6 +84,8 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Damage to promised bytes: the log does not open, or lies.
     pub problems: Vec<Problem>,
+    /// The same, but given up by a repair: what counts does not need it.
+    pub given_up: Vec<Problem>,
     /// A batch that was being written when the node died: normal, the next start cuts it.
     pub torn_tail: Option<Problem>,
 }
@@ -160,6 +163,9 @@ pub fn verify(dir: &Path) -> Result<VerifyReport, Error> {
         check.segment(&scanner.load(id)?);
     }
     let mut report = check.finish();
+    let repairs = Repairs::load(&disk, incarnation)?;
+    let is_given_up = |p: &mut Problem| repairs.explains(p.segment, p.offset);
+    report.given_up = report.problems.extract_if(.., is_given_up).collect();
     // What only shows in the whole: missing files, entries that do not add up.
     if report.problems.is_empty() {
         match scanner.scan() {

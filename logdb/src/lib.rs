@@ -21,6 +21,9 @@
 //!   at all; and if one is found, all that were appended before it are.
 //! - A torn tail is cut; damage to anything promised is refused and named, never cut.
 //!
+//! What was given up after damage is in a file of its own: `repairs`, `damage`,
+//! `repair`.
+//!
 //! There is no manifest file: segment ids order the files, and each batch's header says which
 //! segment is the oldest still needed, in the same write that makes it so. Reads are positional
 //! reads below the written end, checked against the block's checksum; so no map, no `unsafe`.
@@ -29,6 +32,7 @@
 mod batch;
 mod buffer;
 mod compact;
+mod damage;
 mod directory;
 mod disk;
 mod error;
@@ -39,6 +43,8 @@ mod metrics;
 mod options;
 mod reclaim;
 mod recover;
+mod repair;
+mod repairs;
 mod reserve;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
@@ -66,6 +72,7 @@ pub use format::{FORMAT_VERSION, PAGE_BYTES};
 pub use inspect::{GroupReport, Problem, Report, SegmentReport, VerifyReport, inspect, verify};
 pub use metrics::Metrics;
 pub use options::{Identity, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options};
+pub use repair::{Describe, RepairPlan, plan_repair, repair};
 pub use segment::SegmentId;
 pub use snapshots::{
     SNAPSHOT_FORMAT_VERSION, SNAPSHOT_RESERVE_BYTES, SnapshotDir, SnapshotMetrics, SnapshotReport,
@@ -269,6 +276,7 @@ fn prepare(
     let is_new = active.is_none();
     let wanted = active.map_or(scan.oldest, |active| active.id.next());
     let mut ready = None;
+    scan.repairs.forget_if_old(&*disk, scan.oldest)?;
     if let Some(active) = active {
         recover::scrub(active.file.as_ref(), active.end, active.file_bytes)?;
         let file = disk.open_durable(&active.id.file_name());

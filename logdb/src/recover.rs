@@ -25,11 +25,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_engine::planted;
+use multiraft_engine::types::GroupId;
 
 use crate::disk::{Access, Disk, DiskFile};
 use crate::error::Error;
 use crate::format::{Batch, Damage, Generation, Header, PAGE_BYTES};
 use crate::index::Index;
+use crate::repairs::{Loss, Repairs};
 use crate::segment::{Segment, SegmentId, SegmentTable};
 
 /// What the files of a directory say.
@@ -45,6 +47,17 @@ pub(crate) struct Scan {
     pub(crate) dead: Vec<SegmentId>,
     /// Segments after the active one, all empty.
     pub(crate) empty: Vec<SegmentId>,
+    /// What was given up before, and how much of it was met.
+    pub(crate) repairs: Repairs,
+    repairs_met: usize,
+}
+
+/// What lies at a place.
+pub(crate) enum Found {
+    /// A batch that verifies, but for what was given up of it.
+    Batch(Batch),
+    /// Nothing: it was given up.
+    Hole { first: u64, next: u64, end: u64 },
 }
 
 /// Reads segments; changes nothing.
@@ -69,6 +82,22 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
+    /// What is at `offset`, in the light of what was given up.
+    pub(crate) fn find_at(&self, offset: u64, repairs: &Repairs) -> Result<Found, Damage> {
+        match repairs.loss_at(self.generation.segment, offset) {
+            Some(&Loss::Bytes {
+                end,
+                first_sequence: first,
+                next_sequence: next,
+            }) => Ok(Found::Hole { first, next, end }),
+            Some(Loss::Blocks { offsets }) => {
+                let bytes = self.bytes.slice(place(offset)..);
+                Batch::decode_without(&bytes, self.generation, offsets).map(Found::Batch)
+            }
+            None => self.batch_at(offset).map(Found::Batch),
+        }
+    }
+
     pub(crate) fn batch_at(&self, offset: u64) -> Result<Batch, Damage> {
         Batch::decode(&self.bytes.slice(place(offset)..), self.generation)
     }
@@ -124,10 +153,18 @@ impl Scanner<'_> {
         })
     }
 
-    /// Reads everything, and refuses damage.
+    /// Reads everything, and refuses damage that was not given up.
     pub(crate) fn scan(&self) -> Result<Scan, Error> {
+        let scan = self.scan_with(Repairs::load(self.disk, self.incarnation)?)?;
+        let gap = scan.index.check_gapless();
+        gap.map_err(|(group, index)| Error::Gap { group, index })?;
+        Ok(scan)
+    }
+
+    /// The same, if this was given up; groups may have gaps.
+    pub(crate) fn scan_with(&self, repairs: Repairs) -> Result<Scan, Error> {
         let ids = self.segment_ids()?;
-        let oldest = self.oldest_needed(&ids)?;
+        let oldest = self.oldest_needed(&ids, &repairs)?;
         let mut scan = Scan {
             index: Index::default(),
             table: SegmentTable::default(),
@@ -136,6 +173,8 @@ impl Scanner<'_> {
             is_tail_unproven: false,
             dead: Vec::new(),
             empty: Vec::new(),
+            repairs,
+            repairs_met: 0,
         };
         let mut end: Option<End> = None;
         let mut expected_id = scan.oldest;
@@ -165,28 +204,40 @@ impl Scanner<'_> {
                 segment: expected_id,
             });
         }
-        let gap = scan.index.check_gapless();
-        gap.map_err(|(group, index)| Error::Gap { group, index })?;
+        if scan.last_sequence < scan.repairs.through()
+            && let Some(end) = end
+        {
+            return Err(corrupt(end)); // it was all there when it was repaired
+        }
         Ok(scan)
     }
 
     /// What the last batch of all says is the oldest segment it needs; `None` without batches.
-    fn oldest_needed(&self, ids: &[SegmentId]) -> Result<Option<SegmentId>, Error> {
+    fn oldest_needed(
+        &self,
+        ids: &[SegmentId],
+        repairs: &Repairs,
+    ) -> Result<Option<SegmentId>, Error> {
         for id in ids.iter().rev() {
             let loaded = self.load(*id)?;
             let mut offset = 0;
             let mut oldest = None;
             while offset < loaded.len()
-                && let Ok(batch) = loaded.batch_at(offset)
+                && let Ok(found) = loaded.find_at(offset, repairs)
             {
-                oldest = Some(batch.header.oldest);
-                offset += batch.header.padded_bytes();
+                offset = match found {
+                    Found::Batch(batch) => {
+                        oldest = Some(batch.header.oldest);
+                        offset + batch.header.padded_bytes()
+                    }
+                    Found::Hole { end, .. } => end,
+                };
             }
-            if oldest.is_some() {
-                return Ok(oldest);
+            if let Some(oldest) = oldest {
+                return Ok(Some(oldest.max(repairs.oldest())));
             }
         }
-        Ok(None)
+        Ok((!repairs.list.is_empty()).then(|| repairs.oldest()))
     }
 
     /// Applies a segment's batches; tells where the log ends now, and whether it is in here.
@@ -201,25 +252,27 @@ impl Scanner<'_> {
         let mut offset = 0;
         let damage = loop {
             if offset >= loaded.len() {
-                let what = "the segment is full";
-                let groups = Vec::new();
-                break Damage { what, groups };
+                break Damage::new("the segment is full");
             }
-            match loaded.batch_at(offset) {
-                Ok(batch) if is_next(scan, &batch, before.is_none() && offset == 0) => {
-                    if offset == 0 && !scan.empty.is_empty() {
-                        return Err(corrupt(before.expect("there are segments before")));
-                    }
-                    apply(scan, loaded, &batch, offset);
-                    offset += batch.header.padded_bytes();
-                }
-                Ok(_) => {
-                    let what = "batch out of sequence";
-                    let groups = Vec::new();
-                    break Damage { what, groups };
-                }
+            let found = match loaded.find_at(offset, &scan.repairs) {
+                Ok(found) => found,
                 Err(damage) => break damage,
+            };
+            let is_first = before.is_none() && offset == 0;
+            if !is_next(scan, found.first_sequence(), is_first) {
+                break Damage::new("batch out of sequence");
             }
+            if offset == 0 && !scan.empty.is_empty() {
+                return Err(corrupt(before.expect("there are segments before")));
+            }
+            if is_first {
+                let first = found.first_sequence();
+                let list = scan.repairs.list.iter();
+                // The segments of these are given back, and newer batches say what counts.
+                scan.repairs_met = list.take_while(|repair| repair.through < first).count();
+            }
+            offset = apply(scan, loaded, &found, offset);
+            give_up(scan);
         };
         let here = End {
             segment: id,
@@ -252,8 +305,17 @@ fn corrupt(end: End) -> Error {
 }
 
 /// The first batch of all may have any sequence; the ones before it are recycled.
-fn is_next(scan: &Scan, batch: &Batch, is_first: bool) -> bool {
-    is_first || batch.header.sequence == scan.last_sequence + 1 || planted!("B11")
+fn is_next(scan: &Scan, sequence: u64, is_first: bool) -> bool {
+    is_first || sequence == scan.last_sequence + 1 || planted!("B11")
+}
+
+impl Found {
+    fn first_sequence(&self) -> u64 {
+        match self {
+            Self::Batch(batch) => batch.header.sequence,
+            Self::Hole { first, .. } => *first,
+        }
+    }
 }
 
 fn new_segment(loaded: &Loaded, first_sequence: u64) -> Segment {
@@ -262,11 +324,21 @@ fn new_segment(loaded: &Loaded, first_sequence: u64) -> Segment {
     Segment::new(id, file, loaded.len(), first_sequence)
 }
 
-fn apply(scan: &mut Scan, loaded: &Loaded, batch: &Batch, offset: u64) {
-    let header = &batch.header;
+/// Takes what lies at `offset` into account; returns where the next batch begins.
+fn apply(scan: &mut Scan, loaded: &Loaded, found: &Found, offset: u64) -> u64 {
     if offset == 0 {
-        scan.table.push(new_segment(loaded, header.sequence));
+        let segment = new_segment(loaded, found.first_sequence());
+        scan.table.push(segment);
     }
+    let batch = match found {
+        Found::Batch(batch) => batch,
+        &Found::Hole { first, next, end } => {
+            scan.table.skip(first..next, end);
+            scan.last_sequence = next - 1;
+            return end;
+        }
+    };
+    let header = &batch.header;
     scan.table.place(header.sequence, header.padded_bytes());
     for record in &batch.records {
         let place = (header.sequence, record.offset);
@@ -276,6 +348,23 @@ fn apply(scan: &mut Scan, loaded: &Loaded, batch: &Batch, offset: u64) {
     }
     scan.last_sequence = header.sequence;
     scan.is_tail_unproven = header.item_count > 0;
+    offset + header.padded_bytes()
+}
+
+/// Applies the repairs that were made when the log ended here.
+fn give_up(scan: &mut Scan) {
+    while let Some(repair) = scan.repairs.list.get(scan.repairs_met)
+        && repair.through <= scan.last_sequence
+    {
+        scan.repairs_met += 1;
+        for given_up in &repair.groups {
+            let group = GroupId(given_up.group);
+            for item in given_up.items() {
+                let place = (repair.through, 0);
+                scan.index.apply(group, &item, place, None, &mut scan.table);
+            }
+        }
+    }
 }
 
 /// Overwrites what is left of a torn tail, and syncs. Dead batches of an earlier use of the file

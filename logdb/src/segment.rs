@@ -13,7 +13,7 @@ use crate::disk::DiskFile;
 use crate::format::PAGE_BYTES;
 
 /// The id of one use of one segment file, from 1; rises with each use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct SegmentId(pub u64);
 
 impl SegmentId {
@@ -132,6 +132,16 @@ impl SegmentTable {
         active.end += padded_bytes;
         active.live_bytes += batch.live_bytes;
         active.last_kill = active.last_kill.max(batch.last_kill);
+    }
+
+    /// The active segment tells nothing up to `end`, where these batches would have been.
+    pub(crate) fn skip(&mut self, sequences: std::ops::Range<u64>, end: u64) {
+        for sequence in sequences {
+            self.place(sequence, 0); // nothing that counts is in it, so nobody looks there
+        }
+        let active = self.segments.back_mut().expect("a segment is active");
+        assert!(active.end <= end, "a hole that ends before it begins");
+        active.end = end;
     }
 
     fn position(&self, sequence: u64) -> Option<usize> {

@@ -33,8 +33,8 @@ pub use event_line::{EventText, Tone, coloured_line, describe, plain_line};
 pub use failure::Failure;
 pub use logging::start_logging;
 pub use node_args::{
-    DevArgs, LogArgs, LogCommand, LogDirArgs, LogFormat, LoggingArgs, RAFT_PORT_OFFSET, ServeArgs,
-    SnapshotArgs,
+    DevArgs, LogArgs, LogCommand, LogDirArgs, LogFormat, LoggingArgs, Quarantine, RAFT_PORT_OFFSET,
+    RepairArgs, ServeArgs, SnapshotArgs,
 };
 pub use operator_args::{
     AddArgs, DecommissionArgs, DrainArgs, ExportArgs, ImportArgs, MemberArgs, RecoverArgs,

@@ -10,6 +10,7 @@ pub mod convert;
 pub mod dev;
 pub mod events;
 pub mod kv;
+pub mod log_repair;
 pub mod log_tool;
 pub mod metrics_http;
 pub mod node;

@@ -6,6 +6,7 @@ use multiraft_logdb::{Problem, Report, VerifyReport, inspect, verify};
 use serde::Serialize;
 
 use crate::cli::{Failure, LogArgs, LogCommand, LogDirArgs, print_line};
+use crate::log_repair;
 
 /// Does what the arguments ask for.
 pub fn run(args: LogArgs) -> Result<(), Failure> {
@@ -18,6 +19,7 @@ pub fn run(args: LogArgs) -> Result<(), Failure> {
                 print_line(&tables(&report))
             }
         }
+        LogCommand::Repair(args) => log_repair::run(&args),
         LogCommand::Verify(LogDirArgs { dir, json }) => {
             let report = verify(&dir).map_err(|error| Failure::node("log verify", error))?;
             if json {
@@ -33,7 +35,7 @@ pub fn run(args: LogArgs) -> Result<(), Failure> {
     }
 }
 
-fn print_json(report: &impl Serialize) -> Result<(), Failure> {
+pub(crate) fn print_json(report: &impl Serialize) -> Result<(), Failure> {
     let json = serde_json::to_string(report);
     print_line(&json.map_err(|source| Failure::Json {
         what: "log",
@@ -49,6 +51,9 @@ fn verdict(report: &VerifyReport) -> String {
     for problem in &report.problems {
         lines.push(format!("damaged: {}", place(problem)));
     }
+    for problem in &report.given_up {
+        lines.push(format!("given up by a repair: {}", place(problem)));
+    }
     if let Some(torn) = &report.torn_tail {
         lines.push(format!(
             "torn tail, which the next start cuts off: {}",
@@ -61,7 +66,7 @@ fn verdict(report: &VerifyReport) -> String {
     lines.join("\n")
 }
 
-fn place(problem: &Problem) -> String {
+pub(crate) fn place(problem: &Problem) -> String {
     let Problem {
         segment,
         offset,

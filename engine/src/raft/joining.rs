@@ -20,6 +20,8 @@
 //!
 //! Requests are repeated until the membership is as wished, and each is safe to take twice.
 
+use std::collections::BTreeSet;
+
 use super::conf_change::{Change, ChangeError, ConfChange, Transition};
 use super::membership::{Member, MemberRole};
 use super::message::{JoinRefusal, JoinRequest, Message};
@@ -71,6 +73,14 @@ impl Group {
         self.is_joining
     }
 
+    /// The place that this node wants to have, if it wants one.
+    pub fn wished_place(&self) -> Option<Member> {
+        match &self.pursuit.as_ref()?.wish {
+            Wish::Join(member) => Some(member.clone()),
+            Wish::Leave => None,
+        }
+    }
+
     /// Whether this node is such a member, for good, as far as is applied here: role and address.
     pub fn has_place(&self, place: &Member) -> bool {
         let member = self.membership.members.get(&self.node);
@@ -94,6 +104,13 @@ impl Group {
             return;
         }
         pursuit.wait = pause;
+        if self.is_lost() {
+            self.ask_for_removal();
+            return;
+        }
+        let Some(pursuit) = &self.pursuit else {
+            return;
+        };
         match pursuit.wish.clone() {
             Wish::Join(member) if self.has_place(&member) => self.pursuit = None,
             Wish::Join(member) => self.ask_to_join(member),
@@ -101,8 +118,7 @@ impl Group {
         }
     }
 
-    /// The leader if it is known, else one member after the other. A leader whose address is another now has
-    /// nobody to ask.
+    /// A leader whose address is another now has nobody to ask.
     fn ask_to_join(&mut self, member: Member) {
         let request = JoinRequest {
             node: self.node,
@@ -115,18 +131,24 @@ impl Group {
             }
             return;
         }
-        let Some(pursuit) = &mut self.pursuit else {
-            return;
-        };
-        let all = self.configuration.all();
-        let others = || all.iter().copied().filter(|&id| id != self.node);
-        let leader = self.leader.filter(|&id| id != self.node);
-        let next = || others().find(|&id| Some(id) > pursuit.asked);
-        let to = leader.or_else(next).or_else(|| others().next());
-        pursuit.asked = to;
-        if let Some(to) = to {
+        let others = self.configuration.all();
+        if let Some(to) = self.next_to_ask(self.leader, &others) {
             self.send(to, Message::Join(request));
         }
+    }
+
+    /// The leader if it is known, else one of the others after the other.
+    pub(super) fn next_to_ask(
+        &mut self,
+        leader: Option<NodeId>,
+        others: &BTreeSet<NodeId>,
+    ) -> Option<NodeId> {
+        let pursuit = self.pursuit.as_mut()?;
+        let others = || others.iter().copied().filter(|&id| id != self.node);
+        let leader = leader.filter(|&id| id != self.node);
+        let next = || others().find(|&id| Some(id) > pursuit.asked);
+        pursuit.asked = leader.or_else(next).or_else(|| others().next());
+        pursuit.asked
     }
 
     /// Hands leadership over if there is somebody to take it, then asks to be removed. The last member

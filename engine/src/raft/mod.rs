@@ -20,6 +20,7 @@ pub mod joining;
 pub mod leader;
 pub mod limits;
 pub mod log;
+pub mod lost;
 pub mod membership;
 pub mod message;
 pub mod progress;
@@ -44,6 +45,7 @@ use self::incarnation::Identity;
 use self::joining::Pursuit;
 use self::leader::Leader;
 use self::log::RaftLog;
+use self::lost::Lost;
 use self::membership::{Configuration, Membership};
 use self::message::{AppendResponse, Envelope, Message};
 use self::progress::{Progress, Wanted};
@@ -99,6 +101,8 @@ pub struct Group {
     configuration: Configuration,
     /// It waits for the group's state, and has no say until it has it.
     is_joining: bool,
+    /// What it promised may be forgotten: it is silent, and joining, until the group goes on without it.
+    lost: Option<Lost>,
     /// What this node wants of its membership.
     pursuit: Option<Pursuit>,
     farewell: Farewell,
@@ -143,7 +147,10 @@ impl Group {
             membership,
             ..
         } = description;
-        let is_joining = standing == Standing::Joining;
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let is_lost = standing == Standing::Lost && !planted!("lost-speaks");
+        let lost = is_lost.then(|| Lost::new(rng.random()));
+        let is_joining = standing == Standing::Joining || lost.is_some();
         if is_joining {
             log.await_state();
         } else {
@@ -161,6 +168,7 @@ impl Group {
             configuration: membership.configuration(),
             membership,
             is_joining,
+            lost,
             pursuit: None,
             farewell: Farewell::default(),
             hard_state: HardState {
@@ -171,7 +179,7 @@ impl Group {
             leader: None,
             role: Role::Follower,
             log,
-            rng: SmallRng::seed_from_u64(seed),
+            rng,
             election_elapsed: 0,
             election_timeout: 0,
             leader_lost: false,

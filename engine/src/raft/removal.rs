@@ -42,6 +42,11 @@ impl Farewell {
     pub(super) fn needs_kinds(&self) -> bool {
         self.needs_kinds
     }
+
+    /// Whether anybody has told of a configuration without us.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.told.is_empty()
+    }
 }
 
 impl Group {
@@ -54,15 +59,21 @@ impl Group {
             PATIENCE * election
         };
         let is_due = self.silence > 0 && self.silence.is_multiple_of(period);
-        if !is_due || self.wants_to_join() {
+        if !is_due || self.wants_to_join() || self.is_lost() {
             return;
         }
-        let mut all = self.configuration.all();
-        all.extend(self.farewell.newest.configuration().all());
-        all.remove(&self.node);
-        for to in all {
+        for to in self.known_others() {
             self.send(to, Message::AmIMember);
         }
+    }
+
+    /// All others who are members by what is known here, or by what was told.
+    pub(super) fn known_others(&self) -> BTreeSet<NodeId> {
+        let mut all = self.configuration.all();
+        all.extend(self.farewell.newest.configuration().all());
+        all.extend(self.lost.iter().flat_map(|lost| &lost.others));
+        all.remove(&self.node);
+        all
     }
 
     /// Whether this replica is no member by its own word.
@@ -92,7 +103,8 @@ impl Group {
         let configuration = membership.configuration();
         let is_group = !configuration.voters.is_empty() && membership.index <= applied;
         let is_without_us = is_group && !configuration.contains(self.node);
-        if is_old || !is_without_us || self.wants_to_join() {
+        let comes_back = self.wants_to_join() && !self.is_lost();
+        if is_old || !is_without_us || comes_back || self.may_have_forgotten(applied) {
             return;
         }
         self.farewell.needs_kinds = self.log.has_unknown_kinds();

@@ -10,6 +10,10 @@ use crate::types::{Index, NodeId, Term};
 
 impl Group {
     pub(super) fn on_message(&mut self, envelope: Envelope) {
+        if self.is_lost() {
+            self.on_message_while_lost(envelope);
+            return;
+        }
         // Who is new learns of its group from requests of strangers; answers come from those asked.
         let is_known =
             !envelope.message.is_response() || self.configuration.contains(envelope.from);

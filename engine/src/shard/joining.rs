@@ -7,9 +7,31 @@ use crate::raft::effects::Input;
 use crate::raft::joining::Wish;
 use crate::raft::membership::{Member, MemberRole, Membership};
 use crate::raft::message::JoinRefusal;
-use crate::types::GroupId;
+use crate::types::{GroupId, NodeId};
+
+/// A lost replica comes back as soon as it is gone.
+pub(super) struct Rejoin {
+    /// What it is to be.
+    place: Member,
+    /// Who waits for that.
+    joiners: Vec<(Member, JoinReply)>,
+}
+
+impl Rejoin {
+    /// Who waits, if nothing comes of it.
+    pub(super) fn into_joiners(self) -> impl Iterator<Item = JoinReply> {
+        self.joiners.into_iter().map(|(_, reply)| reply)
+    }
+}
 
 impl<P, R> Replica<P, R> {
+    /// What is left to do for this replica when it is gone.
+    pub(super) fn take_rejoin(&mut self) -> Option<Rejoin> {
+        let place = self.raft.wished_place().filter(|_| self.raft.is_lost())?;
+        let joiners = std::mem::take(&mut self.joiners);
+        Some(Rejoin { place, joiners })
+    }
+
     /// Why this replica's node cannot leave, if so: somebody with data and a vote must stay.
     fn why_not_leave(&self) -> Option<LeaveError> {
         let membership = self.raft.membership();
@@ -32,10 +54,12 @@ impl<P, R> Shard<P, R> {
                 return;
             }
         };
+        let named: Vec<NodeId> = membership.members.keys().copied().collect();
         if !self.groups.contains_key(&group) {
             self.create_joining(group, membership, member.role);
         }
         if let Some(replica) = self.groups.get_mut(&group) {
+            replica.raft.hear_of(named);
             replica.joiners.push((member.clone(), reply));
         }
         self.step(group, Input::Wish(Some(Wish::Join(member))));
@@ -68,7 +92,12 @@ impl<P, R> Shard<P, R> {
 
     /// A replica that waits for the group's state. If it was here before, its term and vote still
     /// count, and the configuration by which it left.
-    fn create_joining(&mut self, group: GroupId, mut membership: Membership, role: MemberRole) {
+    pub(super) fn create_joining(
+        &mut self,
+        group: GroupId,
+        mut membership: Membership,
+        role: MemberRole,
+    ) {
         let (hard_state, gone) = self.left.remove(&group).unwrap_or_default();
         membership.index = gone.index;
         let description = Description {
@@ -77,6 +106,25 @@ impl<P, R> Shard<P, R> {
             membership,
         };
         self.create(group, description, hard_state, None);
+    }
+
+    /// What a lost replica wants by itself: the place that it had, as far as it is known.
+    pub(super) fn wish_of_lost(&self, group: GroupId) -> Option<Wish> {
+        let replica = self.groups.get(&group);
+        let lost = replica.filter(|replica| replica.raft.is_lost())?;
+        let place = lost.raft.membership().members.get(&self.config.node);
+        place.cloned().map(Wish::Join)
+    }
+
+    /// The group goes on without the lost replica that was here: it joins anew.
+    pub(super) fn rejoin(&mut self, group: GroupId, rejoin: Rejoin, mut told: Membership) {
+        let Rejoin { place, joiners } = rejoin;
+        told.members.insert(self.config.node, place.clone());
+        self.create_joining(group, told, place.role);
+        if let Some(replica) = self.groups.get_mut(&group) {
+            replica.joiners = joiners;
+        }
+        self.step(group, Input::Wish(Some(Wish::Join(place))));
     }
 
     /// This node wants to leave a group. Answered when nothing of it is left here.
@@ -101,7 +149,7 @@ impl<P, R> Shard<P, R> {
             return;
         }
         replica.leavers.push(reply);
-        if replica.raft.is_joining() {
+        if replica.raft.is_joining() && !replica.raft.is_lost() {
             self.go(group);
         } else {
             self.step(group, Input::Wish(Some(Wish::Leave)));
@@ -116,8 +164,9 @@ impl<P, R> Shard<P, R> {
         };
         replica.joiners.clear();
         replica.leavers.clear();
-        let is_forlorn = replica.raft.is_joining() && replica.raft.leader().is_none();
-        self.step(group, Input::Wish(None));
+        let is_waiting = replica.raft.is_joining() && !replica.raft.is_lost();
+        let is_forlorn = is_waiting && replica.raft.leader().is_none();
+        self.step(group, Input::Wish(self.wish_of_lost(group)));
         if is_forlorn {
             self.go(group);
         }

@@ -8,6 +8,7 @@
 //! for the new one. A crash on the way leaves a log that knows no replica; the next start deletes the
 //! rest.
 
+use super::joining::Rejoin;
 use super::membership::changed_nodes;
 use super::{Answer, ApplyTask, BatchInFlight, LeaveReply, Replica, Shard};
 use crate::description::{Description, Standing};
@@ -23,6 +24,8 @@ use crate::types::{GroupId, HardState, Index, Term};
 pub(super) struct Removing {
     /// Who waits for its end.
     pub leavers: Vec<LeaveReply>,
+    /// It was lost, and joins anew then.
+    rejoin: Option<Rejoin>,
     /// What is kept of it.
     kept: (HardState, Membership),
     /// The log has forgotten it.
@@ -63,6 +66,7 @@ impl<P, R> Shard<P, R> {
         self.tell_removal(group, &replica, &membership);
         let works = replica.snapshots.works();
         let leavers = std::mem::take(&mut replica.leavers);
+        let rejoin = replica.take_rejoin();
         let hard_state = HardState {
             commit: Index::ZERO,
             ..replica.raft.hard_state()
@@ -74,6 +78,7 @@ impl<P, R> Shard<P, R> {
         }
         let removing = Removing {
             leavers,
+            rejoin,
             kept: (hard_state, membership),
             is_durable: false,
             works,
@@ -171,12 +176,17 @@ impl<P, R> Shard<P, R> {
         let Some(removing) = self.removing.remove(&group) else {
             return;
         };
+        let (_, told) = &removing.kept;
+        let told = told.clone();
         if removing.has_promised() {
             self.left.insert(group, removing.kept);
         }
         let leavers = removing.leavers.into_iter();
         let done = leavers.map(|reply| Answer::Leave(reply, Ok(())));
         self.out.answers.extend(done);
+        if let Some(rejoin) = removing.rejoin {
+            self.rejoin(group, rejoin, told);
+        }
     }
 
     /// Somebody asks, of a group that is not here any more, whether it is a member: who has left tells
@@ -208,6 +218,10 @@ impl<P, R> Shard<P, R> {
             let leavers = removing.leavers.drain(..);
             let fenced = || Err(LeaveError::Fenced(error.clone()));
             let fenced = leavers.map(|reply| Answer::Leave(reply, fenced()));
+            self.out.answers.extend(fenced);
+            let rejoin = removing.rejoin.take().into_iter();
+            let joiners = rejoin.flat_map(Rejoin::into_joiners);
+            let fenced = joiners.map(|r| Answer::Join(r, Err(JoinError::Fenced(error.clone()))));
             self.out.answers.extend(fenced);
         }
     }

@@ -194,7 +194,12 @@ fn what_a_crash_left_of_a_group_goes_with_the_next_start() {
 
 #[test]
 fn descriptions_come_back_and_nothing_else_is_one() {
-    for standing in [Standing::Member, Standing::Joining, Standing::Left] {
+    for standing in [
+        Standing::Member,
+        Standing::Joining,
+        Standing::Left,
+        Standing::Lost,
+    ] {
         for is_witness in [false, true] {
             let description = Description {
                 standing,
@@ -211,7 +216,7 @@ fn descriptions_come_back_and_nothing_else_is_one() {
         &b""[..],
         b"\x01",
         b"\x01\x00",
-        b"\x01\x04",
+        b"\x01\x05",
         b"\x01\x21",
         b"\x03\x01",
     ] {

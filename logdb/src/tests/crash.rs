@@ -116,7 +116,7 @@ fn write(step: u64) -> GroupWrite {
 }
 
 /// The writes of a step; the first also has a group that stays idle, so that it has to be moved.
-fn writes(step: u64) -> Vec<GroupWrite> {
+pub(super) fn writes(step: u64) -> Vec<GroupWrite> {
     let idle = GroupWrite {
         meta: Some(Bytes::from_static(b"idle")),
         hard_state: Some(hard_state(7)),

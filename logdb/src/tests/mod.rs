@@ -6,6 +6,7 @@ mod crash;
 mod directory;
 mod durable;
 mod format;
+mod repair;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The arguments of the verbs that run nodes or look into their files.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
@@ -182,17 +183,60 @@ pub struct LogArgs {
 #[derive(Debug, Clone, Subcommand)]
 pub enum LogCommand {
     /// Lists the segments of a log and the groups in it.
-    #[command(after_help = "Example:\n  multiraft log inspect data/node-1")]
+    #[command(after_help = "Example:\n  multiraft log inspect data/node-1/log")]
     Inspect(LogDirArgs),
     /// Checks every checksum of a log. The exit code is 1 if anything is damaged.
-    #[command(after_help = "Example:\n  multiraft log verify data/node-1")]
+    #[command(after_help = "Example:\n  multiraft log verify data/node-1/log")]
     Verify(LogDirArgs),
+    /// Gives up the groups that a damaged log has lost something of, so that the node starts with the
+    /// others.
+    #[command(
+        after_help = "Without --quarantine nothing is changed: it shows what is damaged and which \
+        groups are hurt. With it the damaged segments are copied to a directory beside the log, nothing is \
+        deleted, and the node takes no part in these groups from then on. When it runs again it asks their \
+        other members to go on without it, and joins them anew, as an observer until it has caught up. They \
+        must be a majority without it: look at `multiraft status` of the others first.\n\n\
+        Examples:\n  \
+        multiraft log repair data/node-3/log\n  \
+        multiraft log repair data/node-3/log --quarantine 7,12"
+    )]
+    Repair(RepairArgs),
+}
+
+/// The arguments of `multiraft log repair`.
+#[derive(Debug, Clone, Args)]
+pub struct RepairArgs {
+    /// The log and the form of the output.
+    #[command(flatten)]
+    pub log: LogDirArgs,
+    /// The groups to give up here: all that are hurt, by name, or `none` if none is. Also groups that the log
+    /// does not know any more, if it says that it may hide some.
+    #[arg(long, value_name = "GROUP[,GROUP]", value_parser = parse_quarantine)]
+    pub quarantine: Option<Quarantine>,
+}
+
+/// The groups that an operator gives up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantine(pub BTreeSet<u32>);
+
+fn parse_quarantine(text: &str) -> Result<Quarantine, String> {
+    if text == "none" {
+        return Ok(Quarantine(BTreeSet::new()));
+    }
+    let group = |id: &str| match id.trim().parse::<u32>() {
+        Ok(id) if id > 0 => Ok(id),
+        Ok(_) | Err(_) => Err(format!(
+            "{id:?} is no group: name them as in 7,12, or say none"
+        )),
+    };
+    let groups: Result<BTreeSet<u32>, String> = text.split(',').map(group).collect();
+    groups.map(Quarantine)
 }
 
 /// The log to look into.
 #[derive(Debug, Clone, Args)]
 pub struct LogDirArgs {
-    /// The data directory of a node that is not running.
+    /// The log of a node that is not running: the directory `log` in its data directory.
     pub dir: PathBuf,
     /// Print JSON, one object on each line.
     #[arg(long)]

@@ -96,6 +96,11 @@ fn wrong_values_are_refused_with_code_2() {
         ("multiraft range --prefix", "KEY"),
         ("multiraft dev --nodes 0", "0 is not in 1.."),
         ("multiraft log inspect", "<DIR>"),
+        (
+            "multiraft log repair d --quarantine 7,x",
+            "\"x\" is no group",
+        ),
+        ("multiraft log repair d --quarantine 0", "is no group"),
     ] {
         let error = parse(line).unwrap_err();
         assert!(

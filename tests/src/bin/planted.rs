@@ -28,7 +28,7 @@ struct Arguments {
 }
 
 /// The bugs by name, as in the list of classes that the project guards against.
-const BUGS: [(&str, &str); 35] = [
+const BUGS: [(&str, &str); 36] = [
     ("canary", "a rule that is always broken: must fail"),
     (
         "B1",
@@ -88,6 +88,10 @@ const BUGS: [(&str, &str); 35] = [
         "the log is compacted before the snapshot is durable",
     ),
     ("lost-state", "a damaged snapshot counts as taken over"),
+    (
+        "lost-speaks",
+        "a replica that was given up votes and acknowledges at once",
+    ),
 ];
 
 /// Bytes of the longest history: some bugs need a full segment or two.

@@ -78,6 +78,7 @@ impl Cluster {
             "leave" => self.step_first(command, Input::Wish(Some(Wish::Leave))),
             "recover" => self.recover(command),
             "lose-state" => self.lose_state(command),
+            "lose-log" => self.lose_log(command),
             "read-index" => self.read_index(command),
             "partition" => self.cut(command),
             "heal" => {
@@ -327,6 +328,13 @@ impl Cluster {
     fn lose_state(&mut self, command: &Command) -> Done {
         let id = first_id(command)?;
         self.node(id)?.lose_state();
+        self.drop_own_answers(id);
+        Ok(())
+    }
+
+    fn lose_log(&mut self, command: &Command) -> Done {
+        let id = first_id(command)?;
+        self.node(id)?.lose_log();
         self.drop_own_answers(id);
         Ok(())
     }

@@ -271,6 +271,27 @@ impl Node {
         self.is_down = false;
     }
 
+    /// Loses log, term and vote, as after a repair that gave the group up, and starts again: the membership
+    /// is all that it knows.
+    pub fn lose_log(&mut self) {
+        let membership = self.disk.snapshot.membership.clone();
+        let place = membership.members[&self.id].clone();
+        self.disk = Disk {
+            compacted: (Index::ZERO, Term::ZERO),
+            entries: Vec::new(),
+            hard_state: HardState::default(),
+            snapshot: Snapshot {
+                index: Index::ZERO,
+                term: Term::ZERO,
+                membership,
+            },
+            standing: Standing::Lost,
+        };
+        self.crash();
+        self.is_down = false;
+        self.step(Input::Wish(Some(Wish::Join(place))));
+    }
+
     /// One input, and the messages that follow from it alone.
     pub fn step(&mut self, input: Input) {
         self.raft.step(input);

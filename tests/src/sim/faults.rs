@@ -60,9 +60,11 @@ pub enum Fault {
     Leave,
     /// A node joins a group, or asks for its vote.
     Join,
+    /// A group is given up in a node's log, as a repair does it.
+    Lose,
 }
 
-const ALL: [Fault; 25] = [
+const ALL: [Fault; 26] = [
     Fault::Crash,
     Fault::CrashAll,
     Fault::FailSync,
@@ -88,6 +90,7 @@ const ALL: [Fault; 25] = [
     Fault::Wipe,
     Fault::Leave,
     Fault::Join,
+    Fault::Lose,
 ];
 
 impl fmt::Display for Fault {

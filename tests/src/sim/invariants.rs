@@ -168,6 +168,8 @@ pub struct Invariants {
     starts: BTreeMap<NodeId, u32>,
     /// How often each node's disk was replaced.
     wipes: BTreeMap<NodeId, u32>,
+    /// How often a group was given up in a node's log.
+    losses: BTreeMap<(NodeId, GroupId), u32>,
     /// Entries committed, over all groups.
     pub committed: u64,
 }
@@ -182,6 +184,7 @@ impl Invariants {
             has_changes,
             starts: BTreeMap::new(),
             wipes: BTreeMap::new(),
+            losses: BTreeMap::new(),
             committed: 0,
         }
     }
@@ -216,6 +219,20 @@ impl Invariants {
     pub fn on_wipe(&mut self, node: NodeId) {
         self.disks.remove(&node);
         *self.wipes.entry(node).or_default() += 1;
+    }
+
+    /// A group was given up in a node's log, while the node was down: it has promised nothing but this.
+    pub fn on_lose(&mut self, node: NodeId, group: GroupId, hard_state: HardState) {
+        let lost = Shadow {
+            hard_state,
+            ..Shadow::default()
+        };
+        let disk = self.disks.entry(node).or_default();
+        disk.durable.insert(group, lost);
+        for batch in &mut disk.pending {
+            batch.writes.retain(|write| write.group != group);
+        }
+        *self.losses.entry((node, group)).or_default() += 1;
     }
 
     /// A node's machine is to take a snapshot over: it stands for entries that are committed, and the
@@ -309,7 +326,9 @@ impl Invariants {
                     durable.hard_state
                 );
                 let votes = &mut self.groups.entry(*group).or_default().votes;
-                let life = self.wipes.get(from).copied().unwrap_or(0);
+                let losses = self.losses.get(&(*from, *group));
+                let life =
+                    self.wipes.get(from).copied().unwrap_or(0) + losses.copied().unwrap_or(0);
                 let vote = *votes.entry((*term, *from, life)).or_insert(*to);
                 assert!(
                     vote == *to,

@@ -12,8 +12,8 @@ use multiraft_engine::raft::read_index::ReadMode;
 use multiraft_engine::shard::{ApplyTask, Shard, ShardInput};
 use multiraft_engine::snapshot::{SnapshotStore, SnapshotTask};
 use multiraft_engine::start::{forget_left, load};
-use multiraft_engine::traits::{Log, LogError, LogObserver, StoredGroup};
-use multiraft_engine::types::{GroupId, Index, NodeId};
+use multiraft_engine::traits::{GroupWrite, Log, LogError, LogObserver, StoredGroup, WriteBatch};
+use multiraft_engine::types::{GroupId, HardState, Index, NodeId};
 use multiraft_logdb::sim::SimDisk;
 use multiraft_logdb::{Error, Identity, LogDb, Options, SnapshotDir, Turn, Writer};
 use multiraft_transport::snapshot::Receiver;
@@ -186,9 +186,7 @@ impl Node {
         self.full_until = 0;
     }
 
-    /// Starts the process on what the disk holds; gives what the log found. `None`: the disk failed,
-    /// and whoever operates the node tries again.
-    pub fn start(&mut self, seed: u64) -> Option<Vec<StoredGroup>> {
+    fn open_log(&self) -> Option<(Arc<LogDb>, Writer)> {
         let identity = Identity {
             cluster_id: 1,
             node: self.id,
@@ -201,11 +199,51 @@ impl Node {
             ..Options::new("", identity)
         };
         let disk = Arc::<SimDisk>::clone(&self.disk);
-        let (log, writer) = match LogDb::open_on(disk, self.incarnation, options) {
-            Ok(opened) => opened,
-            Err(Error::Io { .. }) => return None,
+        match LogDb::open_on(disk, self.incarnation, options) {
+            Ok(opened) => Some(opened),
+            Err(Error::Io { .. }) => None,
             Err(error) => panic!("node {} does not start again: {error}", self.id),
+        }
+    }
+
+    /// Nothing is left of a group in the log but its description, and a term and vote as they may be read of
+    /// an older one. `None`: there is no whole replica of it, or the disk failed.
+    pub fn lose(&mut self, group: GroupId, is_forgotten: bool) -> Option<HardState> {
+        let (log, mut writer) = self.open_log()?;
+        let stored = log.take_stored_groups();
+        let stored = stored.iter().find(|stored| stored.group == group)?;
+        let description = Description::decode(&stored.meta).expect("as it was encoded");
+        if description.standing != Standing::Member {
+            return None;
+        }
+        let hard_state = HardState {
+            commit: Index::ZERO,
+            ..stored.hard_state
         };
+        let hard_state = if is_forgotten {
+            HardState::default()
+        } else {
+            hard_state
+        };
+        let write = GroupWrite {
+            remove: true,
+            meta: Some(Description::lost(Some(&stored.meta)).encode()),
+            hard_state: Some(hard_state),
+            ..GroupWrite::new(group)
+        };
+        let batch = WriteBatch {
+            shard: 0,
+            ticket: 1,
+            writes: vec![write],
+        };
+        log.append(batch).ok()?;
+        (writer.turn() == Turn::Worked).then_some(hard_state)
+    }
+
+    /// Starts the process on what the disk holds; gives what the log found. `None`: the disk failed,
+    /// and whoever operates the node tries again.
+    pub fn start(&mut self, seed: u64) -> Option<Vec<StoredGroup>> {
+        let (log, writer) = self.open_log()?;
         let disk = Arc::<SimDisk>::clone(&self.snapshot_disk);
         let store = match SnapshotDir::open(disk, self.incarnation) {
             Ok(store) => store,

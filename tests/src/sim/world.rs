@@ -2,6 +2,7 @@
 
 mod chaos;
 mod joining;
+mod lose;
 mod settle;
 mod snapshots;
 mod wipe;
@@ -50,6 +51,8 @@ pub struct World {
     transfers: Transfers,
     /// Nodes whose replaced disk is not a member of all its groups again.
     wiped: BTreeSet<NodeId>,
+    /// A group that was given up in the log of a node, and is not back yet.
+    lost: Option<(GroupId, NodeId)>,
     /// Nodes that were asked to leave a group, and are not back yet.
     away: BTreeMap<GroupId, Away>,
     /// Replicas that have lost their state, but not their log.
@@ -86,7 +89,7 @@ impl World {
         let groups: BTreeMap<GroupId, Membership> = (1..=plan.groups).map(draw).collect();
         let voters = |m: &Membership| m.configuration().voters;
         let voters = groups.iter().map(|(&group, m)| (group, voters(m)));
-        let changing = [Fault::Membership, Fault::Wipe, Fault::Leave];
+        let changing = [Fault::Membership, Fault::Wipe, Fault::Leave, Fault::Lose];
         let has_changes = changing.iter().any(|&fault| plan.faults.has(fault));
         Self {
             invariants: Invariants::new(voters.collect(), has_changes),
@@ -98,6 +101,7 @@ impl World {
             network: Network::default(),
             transfers: Transfers::default(),
             wiped: BTreeSet::new(),
+            lost: None,
             away: BTreeMap::new(),
             stateless: BTreeSet::new(),
             clients: Clients::default(),
@@ -133,6 +137,7 @@ impl World {
             self.advance();
             self.break_something();
             self.rejoin_sometimes();
+            self.find_again_sometimes();
             self.return_sometimes();
             self.ask_something();
         }

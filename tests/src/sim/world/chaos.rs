@@ -28,6 +28,7 @@ impl World {
                 Fault::BreakTransfer => 5,
                 Fault::Rot => 500,
                 Fault::Wipe => 800,
+                Fault::Lose => 300,
                 // These happen where frames are sent, disks turned and entries applied.
                 Fault::Drop
                 | Fault::Duplicate
@@ -118,6 +119,7 @@ impl World {
                 kind == Some("snap")
             }),
             Fault::Wipe => self.wipe(at),
+            Fault::Lose => self.lose(at),
             Fault::Leave => self.leave(at),
             Fault::Drop
             | Fault::Duplicate

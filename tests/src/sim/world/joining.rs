@@ -32,6 +32,7 @@ impl World {
         }
         let is_busy = self.away.contains_key(&group)
             || !self.wiped.is_empty()
+            || self.lost.is_some()
             || self.faults.has(Fault::Membership)
             || !self.is_complete(group);
         if is_busy {
@@ -48,7 +49,7 @@ impl World {
     }
 
     /// Whether everybody who should be is a member of the group, by everybody's own word.
-    fn is_complete(&mut self, group: GroupId) -> bool {
+    pub(super) fn is_complete(&mut self, group: GroupId) -> bool {
         let wanted = self.groups[&group].members.clone();
         let statuses = self.statuses();
         let replicas = statuses

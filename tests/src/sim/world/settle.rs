@@ -62,7 +62,7 @@ impl World {
         // Changes of the membership take rounds of their own, and so do snapshots; they are not what
         // is measured.
         let faults = self.plan.faults;
-        let changing = [Fault::Membership, Fault::Wipe, Fault::Leave];
+        let changing = [Fault::Membership, Fault::Wipe, Fault::Leave, Fault::Lose];
         let limit = if changing.iter().any(|&fault| faults.has(fault)) {
             20 * SETTLE_TICKS
         } else {

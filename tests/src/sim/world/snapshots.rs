@@ -189,6 +189,7 @@ impl World {
         let has_witness = |m: &Membership| !m.configuration().witnesses.is_empty();
         let is_bearable = self.stateless.is_empty()
             && self.wiped.is_empty()
+            && self.lost.is_none()
             && self.away.is_empty()
             && !self.faults.has(Fault::Membership)
             && !self.groups.values().any(has_witness);

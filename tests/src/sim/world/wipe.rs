@@ -18,17 +18,7 @@ impl World {
     /// rest of a group may be no quorum; nor the data beside a witness, which may be the only copy.
     pub(super) fn wipe(&mut self, at: usize) {
         let id = self.nodes[at].id;
-        let has_other_witness = |membership: &Membership| {
-            let witnesses = membership.configuration().witnesses;
-            witnesses.iter().any(|&witness| witness != id)
-        };
-        if self.groups.values().any(has_other_witness)
-            || !self.wiped.is_empty()
-            || !self.away.is_empty()
-            || !self.stateless.is_empty()
-            || self.faults.has(Fault::Membership)
-            || !self.is_known_everywhere(id)
-        {
+        if !self.may_forget(id) {
             return;
         }
         self.crash(at);
@@ -38,9 +28,24 @@ impl World {
         self.fault(Fault::Wipe, Some(id), String::new);
     }
 
+    /// Whether the others can bear that a node forgets something.
+    pub(super) fn may_forget(&mut self, id: NodeId) -> bool {
+        let has_other_witness = |membership: &Membership| {
+            let witnesses = membership.configuration().witnesses;
+            witnesses.iter().any(|&witness| witness != id)
+        };
+        !self.groups.values().any(has_other_witness)
+            && self.wiped.is_empty()
+            && self.lost.is_none()
+            && self.away.is_empty()
+            && self.stateless.is_empty()
+            && !self.faults.has(Fault::Membership)
+            && self.is_known_everywhere(id)
+    }
+
     /// Whether every replica of every group, this node's own included, knows this life of its data: a
     /// replica that has not come so far in the log yet does not vote.
-    fn is_known_everywhere(&mut self, id: NodeId) -> bool {
+    pub(super) fn is_known_everywhere(&mut self, id: NodeId) -> bool {
         let (incarnation, count) = (self.node(id).incarnation, self.nodes.len());
         let statuses = self.statuses();
         statuses.len() == self.groups.len()
