@@ -65,8 +65,13 @@ impl PendingBatch {
         }
     }
 
-    /// The header, all but the place in the log.
-    pub(crate) fn header(&self, synced_through: u64, oldest: SegmentId) -> Header {
+    /// Bytes from its first to that of the next batch.
+    pub(crate) fn padded_bytes(&self) -> u64 {
+        self.header(0, SegmentId(0), 0).padded_bytes()
+    }
+
+    /// The header in a segment file of this length.
+    pub(crate) fn header(&self, synced_through: u64, oldest: SegmentId, file_bytes: u64) -> Header {
         let bytes = |n: usize| u32::try_from(n).expect("a batch of less than 4 GiB");
         Header {
             sequence: self.sequence,
@@ -75,6 +80,7 @@ impl PendingBatch {
             item_count: self.item_count,
             bodies_bytes: bytes(self.buffer.len() - HEADER_BYTES),
             items_bytes: bytes(self.items.len()),
+            file_bytes,
         }
     }
 

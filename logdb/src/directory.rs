@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! dir/LOCK                 held exclusively by the process that has the log open
-//!     IDENTITY             JSON: format, cluster, node, incarnation; written once
+//!     IDENTITY             JSON: format, cluster, node, incarnation, checksum; written once
 //!     0000000000000007.seg the segments in use, and the prepared next one
 //!     spare-0.seg          written zeros or a dead segment, for later use
 //! ```
@@ -35,6 +35,36 @@ struct IdentityFile {
     cluster_id: u64,
     node: u32,
     incarnation: u64,
+    /// Of the numbers before it; not there in files of the first programs. Else: 1. a bit of the
+    /// incarnation rots; 2. no batch verifies any more; 3. a log full of votes is taken for a new one.
+    checksum: Option<u32>,
+}
+
+impl IdentityFile {
+    fn new(identity: Identity, incarnation: u64) -> Self {
+        let mut file = Self {
+            format: FORMAT_VERSION,
+            cluster_id: identity.cluster_id,
+            node: identity.node.get(),
+            incarnation,
+            checksum: None,
+        };
+        file.checksum = Some(file.sum());
+        file
+    }
+
+    fn sum(&self) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&self.format.to_le_bytes());
+        hasher.update(&self.cluster_id.to_le_bytes());
+        hasher.update(&self.node.to_le_bytes());
+        hasher.update(&self.incarnation.to_le_bytes());
+        hasher.finalize()
+    }
+
+    fn is_intact(&self) -> bool {
+        self.checksum.is_none_or(|checksum| checksum == self.sum())
+    }
 }
 
 /// Read before the rest, so that a newer format's other fields may differ.
@@ -114,7 +144,11 @@ fn read_identity(dir: &Path) -> Result<Option<IdentityFile>, Error> {
             known: FORMAT_VERSION,
         });
     }
-    serde_json::from_slice(&text).map(Some).map_err(damaged)
+    let file: IdentityFile = serde_json::from_slice(&text).map_err(damaged)?;
+    if !file.is_intact() {
+        return Err(Error::IdentityDamaged { path });
+    }
+    Ok(Some(file))
 }
 
 fn node_of(found: &IdentityFile, dir: &Path) -> Result<NodeId, Error> {
@@ -151,12 +185,7 @@ fn create_identity(dir: &Path, identity: Identity) -> Result<u64, Error> {
             return Err(Error::IdentityMissing { dir: dir.into() });
         }
     }
-    let file = IdentityFile {
-        format: FORMAT_VERSION,
-        cluster_id: identity.cluster_id,
-        node: identity.node.get(),
-        incarnation: rand::random(),
-    };
+    let file = IdentityFile::new(identity, rand::random());
     let text = serde_json::to_vec_pretty(&file).expect("numbers have a text form");
     replace(dir, &text).map_err(Error::io("writing IDENTITY"))?;
     Ok(file.incarnation)

@@ -16,7 +16,6 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 /// A directory of files.
@@ -186,9 +185,7 @@ impl Disk for FsDisk {
         let path = self.dir.join(name);
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
         let mut options = OpenOptions::new();
-        options
-            .write(true)
-            .custom_flags(DIRECT.bits().cast_signed());
+        options.write(true).custom_flags(DIRECT);
         let direct = match options.open(&path) {
             Ok(direct) => Some(direct),
             Err(error) if is_unsupported(&error) => None,
@@ -215,8 +212,10 @@ impl Disk for FsDisk {
     }
 }
 
-/// Written past the page cache, durable when the write returns.
-const DIRECT: OFlags = OFlags::DIRECT.union(OFlags::DSYNC);
+/// Written past the page cache, durable when the write returns: the data, and of the file's metadata only what
+/// is needed to read it. Not by rustix's names, whose `DSYNC` is `O_SYNC` on Linux: that one also makes each
+/// write's time stamp durable, a journal commit for every batch.
+const DIRECT: i32 = libc::O_DIRECT | libc::O_DSYNC;
 
 /// Whether a file system said that it does not know direct I/O, or not of this alignment: nothing was done.
 fn is_unsupported(error: &io::Error) -> bool {

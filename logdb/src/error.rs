@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use multiraft_engine::types::{GroupId, Index, NodeId};
 
+use crate::options::MIN_SEGMENT_BYTES;
 use crate::segment::SegmentId;
 
 /// Why a log directory was refused.
@@ -89,6 +90,18 @@ pub enum Error {
     /// A segment that the last batch still needs is gone. Restore the file.
     #[error("segment {segment} is needed and missing")]
     MissingSegment { segment: SegmentId },
+    /// A segment file is not as long as it was made, so batches may be gone with every proof that they were there.
+    /// Restore the file; without it, only a node that joins its groups anew is sure to have forgotten nothing.
+    #[error(
+        "segment {segment}: the file has {bytes} bytes, and {} when it was made",
+        expected.map_or_else(|| format!("at least {MIN_SEGMENT_BYTES}"), |bytes| bytes.to_string())
+    )]
+    WrongLength {
+        segment: SegmentId,
+        bytes: u64,
+        /// `None`: no batch in it tells.
+        expected: Option<u64>,
+    },
     /// The batches verify but do not add up; a bug, or files of different times mixed.
     #[error("group {group}: entry {index} is missing between stored entries")]
     Gap { group: GroupId, index: Index },

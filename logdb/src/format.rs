@@ -4,8 +4,8 @@
 //! segment: | batch | batch | … | zeros, or a dead batch of an earlier use of the file |
 //! batch, from a 4 KiB page boundary to the next, little endian:
 //! 0       4            8           12      16         24        32               40       48       52      56
-//! | magic | header crc | batch crc | items | sequence | segment | synced through | oldest | bodies | items | zeros to 64
-//! |                                  count                                         segment  bytes    bytes
+//! | magic | header crc | batch crc | items | sequence | segment | synced through | oldest | bodies | items | file bytes
+//! |                                  count                                         segment  bytes    bytes   to 64
 //! | bodies: entry blocks, as their leader encoded them | items | zeros to the page's end |
 //! item: | u8 kind | u32 group | fields of the kind |
 //! ```
@@ -14,6 +14,8 @@
 //!   incarnation is a secret of the directory, no payload can pose as a batch.
 //! - The header's checksum makes its lengths trustworthy before they are used, and a header alone
 //!   is proof of what it says about earlier batches.
+//! - Each header tells the length of its segment's file: one that was cut short is found by its first
+//!   header, also if all that it promised is gone with its end.
 //! - The batch checksum covers header and items. A block's item repeats the block's own checksum,
 //!   so the bodies are covered without being summed a second time.
 //! - Bodies come first: a block's offset is known while the batch still grows.
@@ -36,7 +38,6 @@ pub const PAGE_BYTES: u64 = 4096;
 /// Bytes before a batch's bodies.
 pub(crate) const HEADER_BYTES: usize = 64;
 const MAGIC: u32 = 0x4c52_4d31;
-const RESERVED: [u8; 8] = [0; 8];
 
 /// One use of one file: what seeds the checksums.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +69,8 @@ pub(crate) struct Header {
     pub(crate) item_count: u32,
     pub(crate) bodies_bytes: u32,
     pub(crate) items_bytes: u32,
+    /// The length of the segment's file.
+    pub(crate) file_bytes: u64,
 }
 
 impl Header {
@@ -102,6 +105,7 @@ impl Header {
             item_count,
             bodies_bytes: fields.u32()?,
             items_bytes: fields.u32()?,
+            file_bytes: fields.u64()?,
         })
     }
 }
@@ -127,7 +131,7 @@ pub(crate) fn seal(buffer: &mut PageBuffer, items: &[u8], header: &Header, gener
     );
     let mut head = Vec::with_capacity(HEADER_BYTES);
     head.extend_from_slice(&MAGIC.to_le_bytes());
-    head.extend_from_slice(&RESERVED); // the two checksums
+    head.extend_from_slice(&[0; 8]); // the two checksums
     head.extend_from_slice(&header.item_count.to_le_bytes());
     head.extend_from_slice(&header.sequence.to_le_bytes());
     head.extend_from_slice(&generation.segment.0.to_le_bytes());
@@ -135,7 +139,7 @@ pub(crate) fn seal(buffer: &mut PageBuffer, items: &[u8], header: &Header, gener
     head.extend_from_slice(&header.oldest.0.to_le_bytes());
     head.extend_from_slice(&header.bodies_bytes.to_le_bytes());
     head.extend_from_slice(&header.items_bytes.to_le_bytes());
-    head.extend_from_slice(&RESERVED);
+    head.extend_from_slice(&header.file_bytes.to_le_bytes());
     let crc = batch_crc(&head, items, generation);
     head[8..12].copy_from_slice(&crc.to_le_bytes());
     let crc = header_crc(&head, generation);

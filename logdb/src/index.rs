@@ -126,15 +126,20 @@ impl Group {
         None
     }
 
+    /// Sequence of the batch and bytes of each item that counts.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let small = [self.meta_at, self.hard_state_at, self.compacted_at];
+        let small = small.into_iter().flatten().map(|h| (h.sequence, h.bytes));
+        let spans = self.spans.iter().map(|s| (s.at.sequence, span_bytes(s)));
+        small.chain(spans)
+    }
+
     /// Bytes of all entries, and all bytes that count in batches up to this sequence.
     pub(crate) fn needed_bytes(&self, through: Option<u64>) -> (u64, u64) {
         let is_old = |sequence: u64| through.is_some_and(|through| sequence <= through);
         let all = self.spans.iter().map(span_bytes).sum();
-        let old = self.spans.iter().filter(|s| is_old(s.at.sequence));
-        let held = [self.meta_at, self.hard_state_at, self.compacted_at];
-        let held = held.into_iter().flatten().filter(|h| is_old(h.sequence));
-        let small: u64 = held.map(|h| h.bytes).sum();
-        (all, old.map(span_bytes).sum::<u64>() + small)
+        let old = self.held().filter(|(sequence, _)| is_old(*sequence));
+        (all, old.map(|(_, bytes)| bytes).sum())
     }
 
     fn compact_to(&mut self, index: LogIndex, term: Term, killer: u64, table: &mut SegmentTable) {

@@ -1,18 +1,21 @@
 //! Looking at a stopped node's log. Changes nothing; refuses while a node holds the lock.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use multiraft_engine::types::NodeId;
+use multiraft_engine::traits::StoredGroup;
+use multiraft_engine::types::{GroupId, NodeId};
 use serde::Serialize;
 
 use crate::directory;
 use crate::disk::{Access, Disk, FsDisk};
 use crate::error::Error;
 use crate::format::{PAGE_BYTES, Record};
+use crate::index::Group;
 use crate::recover::{Loaded, Scanner};
 use crate::repairs::Repairs;
 use crate::reserve::spare_number;
-use crate::segment::SegmentId;
+use crate::segment::{Segment, SegmentId};
 
 /// What a log holds.
 #[derive(Debug, Clone, Serialize)]
@@ -46,6 +49,19 @@ pub struct SegmentReport {
     pub live_bytes: u64,
     /// Batches in it.
     pub batches: usize,
+    /// Groups that need something of it.
+    pub groups: usize,
+    /// The one that needs most. Only the oldest segment is ever given back, and only whole.
+    pub pinned_by: Option<Pin>,
+}
+
+/// What a group needs of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Pin {
+    /// The group.
+    pub group: u32,
+    /// Bytes of its items in the segment.
+    pub bytes: u64,
 }
 
 /// One group.
@@ -67,6 +83,10 @@ pub struct GroupReport {
     pub first: u64,
     /// Its last entry; 0 without entries.
     pub last: u64,
+    /// Bytes of its items that count, in all segments.
+    pub live_bytes: u64,
+    /// The oldest segment that it needs.
+    pub oldest_segment: Option<SegmentId>,
     /// First index, last index and term of each run of entries.
     pub terms: Vec<(u64, u64, u64)>,
 }
@@ -82,6 +102,8 @@ pub struct VerifyReport {
     pub blocks: u64,
     /// Bytes of all batches that verify.
     pub bytes: u64,
+    /// Bytes of the segments in which no batch is: not yet used, or left from an earlier use.
+    pub unused_bytes: u64,
     /// Damage to promised bytes: the log does not open, or lies.
     pub problems: Vec<Problem>,
     /// The same, but given up by a repair: what counts does not need it.
@@ -115,15 +137,21 @@ pub fn inspect(dir: &Path) -> Result<Report, Error> {
     let files = disk.list().map_err(Error::io("listing segments"))?;
     let is_file = |n: &str| SegmentId::from_file_name(n).is_some() || spare_number(n).is_some();
     let files = files.iter().filter(|name| is_file(name)).count();
-    let segments = scan.table.iter().map(|segment| SegmentReport {
-        id: segment.id,
-        file_bytes: segment.file_bytes,
-        used_bytes: segment.end,
-        live_bytes: segment.live_bytes,
-        batches: segment.batches(),
-    });
-    let segments: Vec<_> = segments.collect();
-    let groups = scan.index.stored_groups();
+    let mut segments: Vec<_> = scan.table.iter().map(segment_report).collect();
+    let last_sequences: Vec<u64> = scan.table.iter().map(Segment::last_sequence).collect();
+    let mut groups = Vec::new();
+    let stored = scan.index.stored_groups();
+    for (stored, (_, group)) in stored.iter().zip(scan.index.groups_from(GroupId(0))) {
+        let needs = needs(group, &last_sequences);
+        for (at, bytes) in &needs {
+            pin(&mut segments[*at], stored.group, *bytes);
+        }
+        groups.push(GroupReport {
+            live_bytes: needs.values().sum(),
+            oldest_segment: needs.keys().next().map(|at| segments[*at].id),
+            ..group_report(stored)
+        });
+    }
     Ok(Report {
         cluster_id: identity.cluster_id,
         node: identity.node.get(),
@@ -131,11 +159,41 @@ pub fn inspect(dir: &Path) -> Result<Report, Error> {
         last_sequence: scan.last_sequence,
         empty_files: files - segments.len(),
         segments,
-        groups: groups.iter().map(group_report).collect(),
+        groups,
     })
 }
 
-fn group_report(stored: &multiraft_engine::traits::StoredGroup) -> GroupReport {
+fn segment_report(segment: &Segment) -> SegmentReport {
+    SegmentReport {
+        id: segment.id,
+        file_bytes: segment.file_bytes,
+        used_bytes: segment.end,
+        live_bytes: segment.live_bytes,
+        batches: segment.batches(),
+        groups: 0,
+        pinned_by: None,
+    }
+}
+
+/// Bytes that a group needs of each segment, which is named by its place.
+fn needs(group: &Group, last_sequences: &[u64]) -> BTreeMap<usize, u64> {
+    let mut needs = BTreeMap::new();
+    for (sequence, bytes) in group.held() {
+        let at = last_sequences.partition_point(|last| *last < sequence);
+        *needs.entry(at).or_default() += bytes;
+    }
+    needs
+}
+
+fn pin(segment: &mut SegmentReport, group: GroupId, bytes: u64) {
+    segment.groups += 1;
+    if segment.pinned_by.is_none_or(|most| most.bytes < bytes) {
+        let group = group.0;
+        segment.pinned_by = Some(Pin { group, bytes });
+    }
+}
+
+fn group_report(stored: &StoredGroup) -> GroupReport {
     let terms = stored.terms.iter().map(|(f, l, t)| (f.0, l.0, t.0));
     GroupReport {
         group: stored.group.0,
@@ -146,6 +204,8 @@ fn group_report(stored: &multiraft_engine::traits::StoredGroup) -> GroupReport {
         compacted: (stored.compacted.0.0, stored.compacted.1.0),
         first: stored.terms.first().map_or(0, |run| run.0.0),
         last: stored.terms.last().map_or(0, |run| run.1.0),
+        live_bytes: 0,
+        oldest_segment: None,
         terms: terms.collect(),
     }
 }
@@ -160,7 +220,11 @@ pub fn verify(dir: &Path) -> Result<VerifyReport, Error> {
     let scanner = scanner(&disk, incarnation);
     let mut check = Check::default();
     for id in scanner.segment_ids()? {
-        check.segment(&scanner.load(id)?);
+        match scanner.load(id) {
+            Ok(loaded) => check.segment(&loaded),
+            Err(error @ Error::WrongLength { bytes, .. }) => check.wrong_length(id, bytes, &error),
+            Err(error) => return Err(error),
+        }
     }
     let mut report = check.finish();
     let repairs = Repairs::load(&disk, incarnation)?;
@@ -182,7 +246,7 @@ pub fn verify(dir: &Path) -> Result<VerifyReport, Error> {
     Ok(report)
 }
 
-fn scanner(disk: &FsDisk, incarnation: u64) -> Scanner<'_> {
+pub(crate) fn scanner(disk: &FsDisk, incarnation: u64) -> Scanner<'_> {
     Scanner {
         disk,
         incarnation,
@@ -210,9 +274,21 @@ impl Check {
         }
     }
 
+    /// What is left of a file that was cut short cannot be told from what was never there.
+    fn wrong_length(&mut self, segment: SegmentId, offset: u64, error: &Error) {
+        self.report.segments += 1;
+        self.report.problems.push(Problem {
+            segment,
+            offset,
+            what: error.to_string(),
+            groups: Vec::new(),
+        });
+    }
+
     /// Checks what begins at a page; returns the bytes to skip.
     fn page(&mut self, loaded: &Loaded, offset: u64) -> u64 {
         let Some(header) = loaded.header_at(offset) else {
+            self.report.unused_bytes += PAGE_BYTES.min(loaded.len() - offset);
             return PAGE_BYTES;
         };
         self.promised = self.promised.max(header.synced_through);

@@ -9,7 +9,7 @@
 //! ```
 //! Read in this order: `format` (the bytes), `disk` (what is assumed of a disk), `state` (appends
 //! and reads), `writer` (group commit), `recover` (what a crash leaves), `compact` (how space comes
-//! back), `reserve` (files ahead of need), `directory` (lock and identity), `inspect`. Beside the
+//! back), `reserve` (files ahead of need), `directory` (lock and identity), `inspect`, `dump`. Beside the
 //! log, in a directory of their own: `snapshots`.
 //!
 //! The writer is the log's thread, or a caller of [`LogDb::append_durable`] that finds nobody writing. Its write
@@ -35,6 +35,7 @@ mod compact;
 mod damage;
 mod directory;
 mod disk;
+mod dump;
 mod error;
 mod format;
 mod index;
@@ -67,9 +68,12 @@ use parking_lot::{Condvar, Mutex};
 
 pub use compact::{SPACE_FACTOR, SPACE_SEGMENTS};
 pub use disk::{Access, Disk, DiskFile, FsDisk, Writes};
+pub use dump::StoppedLog;
 pub use error::Error;
 pub use format::{FORMAT_VERSION, PAGE_BYTES};
-pub use inspect::{GroupReport, Problem, Report, SegmentReport, VerifyReport, inspect, verify};
+pub use inspect::{
+    GroupReport, Pin, Problem, Report, SegmentReport, VerifyReport, inspect, verify,
+};
 pub use metrics::Metrics;
 pub use options::{Identity, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options};
 pub use repair::{Describe, RepairPlan, plan_repair, repair};

@@ -31,6 +31,7 @@ use crate::disk::{Access, Disk, DiskFile};
 use crate::error::Error;
 use crate::format::{Batch, Damage, Generation, Header, PAGE_BYTES};
 use crate::index::Index;
+use crate::options::MIN_SEGMENT_BYTES;
 use crate::repairs::{Loss, Repairs};
 use crate::segment::{Segment, SegmentId, SegmentTable};
 
@@ -110,6 +111,21 @@ impl Loaded {
         self.bytes.len() as u64
     }
 
+    /// The first batch tells how long the file was made; none is shorter than what the options allow.
+    fn check_length(&self) -> Result<(), Error> {
+        let bytes = self.len();
+        let first = (bytes > 0).then(|| self.header_at(0)).flatten();
+        let expected = first.map(|header| header.file_bytes);
+        if bytes >= MIN_SEGMENT_BYTES && expected.is_none_or(|expected| expected == bytes) {
+            return Ok(());
+        }
+        Err(Error::WrongLength {
+            segment: self.generation.segment,
+            bytes,
+            expected,
+        })
+    }
+
     /// Whether a header from `offset` on says that batch `sequence` was synced.
     fn promises(&self, sequence: u64, offset: u64) -> bool {
         let pages = (offset..self.len()).step_by(usize::try_from(PAGE_BYTES).expect("4096"));
@@ -143,14 +159,16 @@ impl Scanner<'_> {
         let mut bytes = vec![0; place(length)];
         file.read_exact_at(&mut bytes, 0)
             .map_err(Error::io("reading a segment"))?;
-        Ok(Loaded {
+        let loaded = Loaded {
             file,
             bytes: bytes.into(),
             generation: Generation {
                 incarnation: self.incarnation,
                 segment: id,
             },
-        })
+        };
+        loaded.check_length()?;
+        Ok(loaded)
     }
 
     /// Reads everything, and refuses damage that was not given up.

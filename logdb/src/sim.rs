@@ -1,6 +1,6 @@
-//! A disk in memory, for tests and simulation: writes are volatile and torn by sector, names by
-//! directory, lengths of growing files are lost like their bytes, syncs can fail, space can end. A
-//! process that crashes keeps what the disk has.
+//! A disk in memory, for tests and simulation: writes are volatile and torn by sector, changes of
+//! names are lost from the last one back, lengths of growing files are lost like their bytes, syncs
+//! can fail, space can end. A process that crashes keeps what the disk has.
 #![allow(
     clippy::missing_panics_doc,
     clippy::unwrap_used,
@@ -58,6 +58,8 @@ type Names = BTreeMap<String, Arc<Mutex<Inode>>>;
 struct Disks {
     names: Names,
     durable_names: Names,
+    /// The names after each change since they were durable.
+    unsynced_names: Vec<Names>,
     free_bytes: u64,
     /// Writes, syncs and name changes so far; the one with this number and all later ones fail.
     operations: u64,
@@ -77,6 +79,21 @@ impl Disks {
     fn give_back(&mut self, file: &Mutex<Inode>) {
         let grown_bytes = file.lock().grown_bytes();
         self.free_bytes = self.free_bytes.saturating_add(grown_bytes);
+    }
+
+    /// A name was given, changed or taken away.
+    fn names_changed(&mut self) {
+        self.unsynced_names.push(self.names.clone());
+    }
+
+    /// The names that a crash leaves: the durable ones, or any that followed. A file system keeps
+    /// the order of such changes.
+    fn names_after_crash(&mut self, seed: u64) -> Names {
+        let mut steps = std::mem::take(&mut self.unsynced_names);
+        steps.insert(0, self.durable_names.clone());
+        // A generator of its own: what else a seed draws does not depend on the number of names.
+        let mut rng = SmallRng::seed_from_u64(!seed);
+        steps.swap_remove(rng.random_range(0..steps.len()))
     }
 
     fn operation(&mut self) -> io::Result<()> {
@@ -113,6 +130,12 @@ impl SimDisk {
     /// Power fails at this operation and stays off until [`SimDisk::crash`].
     pub fn fail_from(&self, operation: u64) {
         self.0.lock().fail_from = Some(operation);
+    }
+
+    /// Whether power has failed.
+    pub fn is_off(&self) -> bool {
+        let disk = self.0.lock();
+        disk.fail_from.is_some_and(|at| at < disk.operations)
     }
 
     /// The next sync of a file fails, and what it should have kept is lost.
@@ -171,10 +194,11 @@ impl SimDisk {
         disk.fail_from = None;
         let grown_before = disk.grown_bytes();
         if rng.random() {
-            disk.durable_names = disk.names.clone();
+            disk.unsynced_names.clear();
         } else {
-            disk.names = disk.durable_names.clone();
+            disk.names = disk.names_after_crash(seed);
         }
+        disk.durable_names = disk.names.clone();
         let outcomes = if rng.random() { 0..1 } else { 0..3 };
         for inode in disk.names.values() {
             let mut inode = inode.lock();
@@ -228,6 +252,8 @@ impl Disk for SimDisk {
             growth: Growth::Fixed,
         }));
         disk.names.insert(name.to_owned(), Arc::clone(&inode));
+        disk.names_changed();
+        drop(disk);
         let disk = Arc::clone(&self.0);
         Ok(Arc::new(SimFile { disk, inode }))
     }
@@ -243,6 +269,8 @@ impl Disk for SimDisk {
             ..Inode::default()
         }));
         disk.names.insert(name.to_owned(), Arc::clone(&inode));
+        disk.names_changed();
+        drop(disk);
         let disk = Arc::clone(&self.0);
         Ok(Arc::new(SimFile { disk, inode }))
     }
@@ -263,6 +291,7 @@ impl Disk for SimDisk {
         if let Some(replaced) = disk.names.insert(to.to_owned(), inode) {
             disk.give_back(&replaced);
         }
+        disk.names_changed();
         Ok(())
     }
 
@@ -271,6 +300,7 @@ impl Disk for SimDisk {
         disk.operation()?;
         let removed = disk.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
         disk.give_back(&removed);
+        disk.names_changed();
         Ok(())
     }
 
@@ -281,6 +311,7 @@ impl Disk for SimDisk {
             return Err(io::Error::other("sync failed"));
         }
         disk.durable_names = disk.names.clone();
+        disk.unsynced_names.clear();
         Ok(())
     }
 

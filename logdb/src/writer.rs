@@ -173,8 +173,7 @@ impl Writer {
     }
 
     fn commit(&mut self, mut batch: PendingBatch) -> Turn {
-        let claims = batch.header(0, SegmentId(0));
-        let padded_bytes = claims.padded_bytes();
+        let padded_bytes = batch.padded_bytes();
         if let Err(error) = self.make_place(padded_bytes, batch.sequence) {
             tracing::warn!(%error, "no log segment for the next batch, waiting for disk space");
             self.shared.reserve.refresh_room();
@@ -185,7 +184,7 @@ impl Writer {
             let state = self.shared.state.lock();
             let oldest = state.table.oldest_needed(state.durable);
             let active = state.table.active();
-            let header = batch.header(state.durable, oldest);
+            let header = batch.header(state.durable, oldest, active.file_bytes);
             (header, active.id, Arc::clone(&active.file), active.end)
         };
         assert!(

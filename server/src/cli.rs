@@ -6,6 +6,7 @@
 //! - A closed pipe ends the output quietly; nothing from a node is printed unescaped.
 
 mod backup_verbs;
+mod bench_args;
 mod client;
 mod client_args;
 mod event_line;
@@ -25,6 +26,10 @@ mod watch_verb;
 
 use clap::{Parser, Subcommand};
 
+pub use bench_args::{
+    AppendBenchArgs, BenchArgs, BenchCommand, BenchLogArgs, BenchPlaceArgs, CompactBenchArgs,
+    LoadArgs, LoadBenchArgs, LogWorkload, ReadBenchArgs, RecoverBenchArgs, Variant,
+};
 pub use client_args::{
     ConnectionArgs, DelArgs, GetArgs, KeyArgs, LeaveArgs, MembersArgs, PutArgs, RangeArgs,
     StatusArgs,
@@ -33,8 +38,8 @@ pub use event_line::{EventText, Tone, coloured_line, describe, plain_line};
 pub use failure::Failure;
 pub use logging::start_logging;
 pub use node_args::{
-    DevArgs, LogArgs, LogCommand, LogDirArgs, LogFormat, LoggingArgs, Quarantine, RAFT_PORT_OFFSET,
-    RepairArgs, ServeArgs, SnapshotArgs,
+    DevArgs, LogArgs, LogCommand, LogDirArgs, LogDumpArgs, LogFormat, LoggingArgs, Quarantine,
+    RAFT_PORT_OFFSET, RepairArgs, ServeArgs, SnapshotArgs,
 };
 pub use operator_args::{
     AddArgs, DecommissionArgs, DrainArgs, ExportArgs, ImportArgs, MemberArgs, RecoverArgs,
@@ -76,6 +81,8 @@ pub enum Command {
     Client(ClientCommand),
     /// Looks into the log of a stopped node.
     Log(LogArgs),
+    /// Measures what this program does on a disk.
+    Bench(BenchArgs),
 }
 
 /// The verbs that talk to a running node.

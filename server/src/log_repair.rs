@@ -12,7 +12,7 @@ use prost_types::Timestamp;
 use serde::Serialize;
 
 use crate::cli::{Failure, Quarantine, RepairArgs, print_line};
-use crate::log_tool::{place, print_json};
+use crate::log_tool::{log_dir, place, print_json};
 
 const WHAT: &str = "log repair";
 
@@ -32,7 +32,7 @@ struct Outcome {
 /// # Errors
 /// What failed, ready to be reported.
 pub fn run(args: &RepairArgs) -> Result<(), Failure> {
-    let dir = &args.log.dir;
+    let dir = &log_dir(&args.log.dir);
     let outcome = match &args.quarantine {
         None => Outcome {
             plan: plan_repair(dir).map_err(|error| Failure::node(WHAT, error))?,

@@ -1,18 +1,30 @@
 //! Looks into the log of a stopped node.
 
+use std::path::{Path, PathBuf};
+
 use comfy_table::Table;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use multiraft_logdb::{Problem, Report, VerifyReport, inspect, verify};
+use indicatif::HumanBytes;
+use multiraft_engine::block::{Block, Entry, EntryKind};
+use multiraft_engine::traits::StoredGroup;
+use multiraft_engine::types::{GroupId, Index};
+use multiraft_logdb::{Problem, Report, StoppedLog, VerifyReport, inspect, verify};
 use serde::Serialize;
 
-use crate::cli::{Failure, LogArgs, LogCommand, LogDirArgs, print_line};
+use crate::cli::{Failure, LogArgs, LogCommand, LogDirArgs, LogDumpArgs, escape, print_line};
 use crate::log_repair;
+
+/// Bytes of entries that a dump reads at a time.
+const DUMP_BYTES: usize = 1 << 20;
+/// Bytes of a payload that a line shows; JSON has all of them.
+const SHOWN_BYTES: usize = 64;
 
 /// Does what the arguments ask for.
 pub fn run(args: LogArgs) -> Result<(), Failure> {
     match args.command {
         LogCommand::Inspect(LogDirArgs { dir, json }) => {
-            let report = inspect(&dir).map_err(|error| Failure::node("log inspect", error))?;
+            let report = inspect(&log_dir(&dir));
+            let report = report.map_err(|error| Failure::node("log inspect", error))?;
             if json {
                 print_json(&report)
             } else {
@@ -21,7 +33,8 @@ pub fn run(args: LogArgs) -> Result<(), Failure> {
         }
         LogCommand::Repair(args) => log_repair::run(&args),
         LogCommand::Verify(LogDirArgs { dir, json }) => {
-            let report = verify(&dir).map_err(|error| Failure::node("log verify", error))?;
+            let report = verify(&log_dir(&dir));
+            let report = report.map_err(|error| Failure::node("log verify", error))?;
             if json {
                 print_json(&report)?;
             } else {
@@ -32,7 +45,89 @@ pub fn run(args: LogArgs) -> Result<(), Failure> {
                 problems => Err(Failure::LogDamaged { problems }),
             }
         }
+        LogCommand::Dump(args) => dump(&args),
     }
+}
+
+/// The log in a node's data directory, or the directory itself.
+pub(crate) fn log_dir(dir: &Path) -> PathBuf {
+    let inner = dir.join("log");
+    if inner.is_dir() && !dir.join("IDENTITY").exists() {
+        return inner;
+    }
+    dir.to_owned()
+}
+
+/// One entry in JSON.
+#[derive(Serialize)]
+struct DumpedEntry {
+    group: u32,
+    index: u64,
+    term: u64,
+    kind: &'static str,
+    payload_bytes: usize,
+    payload_hex: String,
+}
+
+fn dump(args: &LogDumpArgs) -> Result<(), Failure> {
+    let failed = |error| Failure::node("log dump", error);
+    let log = StoppedLog::open(&log_dir(&args.log.dir)).map_err(failed)?;
+    let wanted = |stored: &&StoredGroup| args.group.is_none_or(|group| group == stored.group.0);
+    let groups: Vec<&StoredGroup> = log.groups().iter().filter(wanted).collect();
+    if let (Some(group), []) = (args.group, groups.as_slice()) {
+        let message =
+            format!("group {group} is not in this log; `multiraft log inspect` lists them");
+        let what = "log dump";
+        return Err(Failure::Refused { what, message });
+    }
+    for stored in groups {
+        let first = stored.terms.first().map(|run| run.0);
+        let last = stored.terms.last().map(|run| run.1);
+        let mut next = args.from.map(Index).or(first).unwrap_or(Index(1));
+        let Some(to) = args.to.map(Index).or(last) else {
+            continue; // it has no entries
+        };
+        while next <= to {
+            let blocks = log.read(stored.group, next, to, DUMP_BYTES);
+            let blocks = blocks.map_err(|error| Failure::node("log dump", error))?;
+            for entry in blocks.iter().flat_map(Block::entries) {
+                print_entry(stored.group, &entry, args.log.json)?;
+                next = entry.index.next();
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print_entry(group: GroupId, entry: &Entry, json: bool) -> Result<(), Failure> {
+    let kind = match entry.kind {
+        EntryKind::Normal => "normal",
+        EntryKind::Noop => "noop",
+        EntryKind::ConfChange => "conf-change",
+    };
+    let payload = &entry.payload;
+    if json {
+        return print_json(&DumpedEntry {
+            group: group.0,
+            index: entry.index.0,
+            term: entry.term.0,
+            kind,
+            payload_bytes: payload.len(),
+            payload_hex: format!("{payload:x}"),
+        });
+    }
+    let shown = escape(&payload[..payload.len().min(SHOWN_BYTES)]);
+    let more = if payload.len() > SHOWN_BYTES {
+        "…"
+    } else {
+        ""
+    };
+    print_line(&format!(
+        "group {group} index {} term {} {kind} {} bytes: {shown}{more}",
+        entry.index,
+        entry.term,
+        payload.len()
+    ))
 }
 
 pub(crate) fn print_json(report: &impl Serialize) -> Result<(), Failure> {
@@ -45,8 +140,8 @@ pub(crate) fn print_json(report: &impl Serialize) -> Result<(), Failure> {
 
 fn verdict(report: &VerifyReport) -> String {
     let mut lines = vec![format!(
-        "checked {} bytes: {} batches, {} entry blocks in {} segments",
-        report.bytes, report.batches, report.blocks, report.segments
+        "checked {} bytes: {} batches, {} entry blocks in {} segments; no batch is in {} more bytes",
+        report.bytes, report.batches, report.blocks, report.segments, report.unused_bytes
     )];
     for problem in &report.problems {
         lines.push(format!("damaged: {}", place(problem)));
@@ -83,11 +178,23 @@ pub(crate) fn place(problem: &Problem) -> String {
 fn tables(report: &Report) -> String {
     let mut segments = Table::new();
     segments.load_style(UTF8_HORIZONTAL_ONLY);
-    segments.set_header(["SEGMENT", "BYTES", "USED", "LIVE", "BATCHES"]);
+    segments.set_header([
+        "SEGMENT",
+        "BYTES",
+        "USED",
+        "LIVE",
+        "BATCHES",
+        "GROUPS",
+        "PINNED MOST BY",
+    ]);
     for s in &report.segments {
         let batches = s.batches as u64;
         let numbers = [s.file_bytes, s.used_bytes, s.live_bytes, batches].map(|n| n.to_string());
-        segments.add_row(std::iter::once(s.id.to_string()).chain(numbers));
+        let pin = s.pinned_by.map_or_else(String::new, |pin| {
+            format!("group {}: {}", pin.group, HumanBytes(pin.bytes))
+        });
+        let row = std::iter::once(s.id.to_string()).chain(numbers);
+        segments.add_row(row.chain([s.groups.to_string(), pin]));
     }
     let mut groups = Table::new();
     groups.load_style(UTF8_HORIZONTAL_ONLY);
@@ -98,6 +205,8 @@ fn tables(report: &Report) -> String {
         "TERM",
         "VOTE",
         "COMMIT",
+        "LIVE",
+        "OLDEST SEGMENT",
         "ENTRIES BY TERM",
     ]);
     for g in &report.groups {
@@ -113,12 +222,16 @@ fn tables(report: &Report) -> String {
             g.term,
             u64::from(g.vote),
             g.commit,
+            g.live_bytes,
         ];
+        let oldest = g
+            .oldest_segment
+            .map_or_else(String::new, |id| id.to_string());
         groups.add_row(
             numbers
                 .map(|n| n.to_string())
                 .into_iter()
-                .chain([runs.join(", ")]),
+                .chain([oldest, runs.join(", ")]),
         );
     }
     format!("{segments}\n\n{groups}")

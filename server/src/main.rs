@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use multiraft_server::cli::{Cli, Command, Failure, run_client, start_logging};
-use multiraft_server::{dev, log_tool, serve};
+use multiraft_server::{bench, dev, log_tool, serve};
 
 fn main() -> ExitCode {
     abort_on_panic();
@@ -46,6 +46,7 @@ fn run(command: Command) -> Result<(), Failure> {
             }
             Command::Client(command) => run_client(command).await,
             Command::Log(args) => log_tool::run(args),
+            Command::Bench(args) => bench::run(args).await,
         }
     })
 }

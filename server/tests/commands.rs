@@ -110,6 +110,35 @@ async fn the_log_of_a_stopped_node_is_inspected_and_verified() {
     let (report, _) = text(&multiraft(&["log", "inspect", dir, "--json"]));
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["groups"][0]["group"], 1);
+    assert_eq!(report["segments"][0]["pinned_by"]["group"], 1);
+    let data_dir = node.data_dir.to_str().unwrap();
+    let (lines, _) = text(&multiraft(&["log", "dump", data_dir]));
+    let last = report["groups"][0]["last"].to_string();
+    assert!(
+        lines.contains(&format!("group 1 index {last} term")),
+        "{lines}"
+    );
+    let one = [
+        "log", "dump", dir, "--group", "1", "--from", &last, "--to", &last,
+    ];
+    let (entry, _) = text(&multiraft(&[&one[..], &["--json"]].concat()));
+    let entry: serde_json::Value = serde_json::from_str(&entry).unwrap();
+    assert_eq!(
+        (&entry["index"], &entry["kind"]),
+        (&report["groups"][0]["last"], &"normal".into())
+    );
+    let beyond = multiraft(&["log", "dump", dir, "--group", "1", "--to", "999"]);
+    assert!(
+        text(&beyond).1.contains("not in the log"),
+        "{:?}",
+        text(&beyond)
+    );
+    let other = multiraft(&["log", "dump", dir, "--group", "9"]);
+    assert!(
+        text(&other).1.contains("group 9 is not"),
+        "{:?}",
+        text(&other)
+    );
     let verified = multiraft(&["log", "verify", dir]);
     assert!(verified.status.success() && text(&verified).0.contains("ok: no damage"));
     damage(&node.data_dir.join("log"));

@@ -22,11 +22,11 @@ mod trace;
 pub(crate) mod transfers;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use multiraft_transport::codec::Item;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+
+use crate::caught::caught;
 
 use self::dice::Dice;
 pub use self::faults::{Counters, Fault, FaultSet};
@@ -125,12 +125,10 @@ pub struct Failure {
 /// The rule that was broken.
 pub fn run(plan: &Plan, traces: bool) -> Result<Outcome, Box<Failure>> {
     let mut world = World::new(plan, traces);
-    let result = catch_unwind(AssertUnwindSafe(|| world.run()));
-    result.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let what = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+    let result = caught(|| world.run());
+    result.map_err(|what| {
         Box::new(Failure {
-            what: what.unwrap_or_else(|| "a panic without words".to_owned()),
+            what,
             trace: world.take_trace(),
         })
     })

@@ -8,7 +8,7 @@ use multiraft_engine::traits::{Log, LogError, LogObserver};
 use multiraft_engine::types::{GroupId, Index, NodeId};
 
 use super::{batch, block, entries, options, payloads};
-use crate::{Error, Identity, LogDb, Options, inspect, verify};
+use crate::{Error, Identity, LogDb, Options, StoppedLog, inspect, verify};
 
 struct Durable(mpsc::Sender<u64>);
 
@@ -118,6 +118,54 @@ fn foreign_and_newer_directories_are_refused() {
         LogDb::open(at(&dir)),
         Err(Error::IdentityMissing { .. })
     ));
+}
+
+/// The incarnation seeds all checksums: with another one the log looks empty.
+#[test]
+fn a_rotten_identity_is_refused_and_one_without_a_checksum_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let incarnation = LogDb::open(at(&dir)).unwrap().incarnation();
+    let path = at(&dir).dir.join("IDENTITY");
+    let whole = std::fs::read(&path).unwrap();
+    for byte in 0..whole.len() {
+        let mut rotten = whole.clone();
+        rotten[byte] ^= 1;
+        std::fs::write(&path, &rotten).unwrap();
+        if let Ok(log) = LogDb::open(at(&dir)) {
+            assert_eq!(log.incarnation(), incarnation, "byte {byte}");
+        }
+    }
+    let old =
+        format!(r#"{{"format": 1, "cluster_id": 7, "node": 1, "incarnation": {incarnation}}}"#);
+    std::fs::write(&path, old).unwrap();
+    assert_eq!(LogDb::open(at(&dir)).unwrap().incarnation(), incarnation);
+}
+
+#[test]
+fn inspection_tells_who_pins_a_segment_and_a_dump_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = LogDb::open(at(&dir)).unwrap();
+    for (ticket, group, payload) in [(1, 3, &b"small"[..]), (2, 5, &[1; 9000])] {
+        let write = entries(group, vec![block(1, 1, &[payload, b"x"])]);
+        log.append(batch(ticket, vec![write])).unwrap();
+    }
+    log.close();
+    let report = inspect(&at(&dir).dir).unwrap();
+    let segment = &report.segments[0];
+    assert_eq!((segment.groups, segment.pinned_by.unwrap().group), (2, 5));
+    let live: u64 = report.groups.iter().map(|group| group.live_bytes).sum();
+    assert_eq!(segment.live_bytes, live);
+    assert_eq!(report.groups[1].oldest_segment, Some(segment.id));
+    let stopped = StoppedLog::open(&at(&dir).dir).unwrap();
+    assert!(matches!(LogDb::open(at(&dir)), Err(Error::Locked { .. })));
+    let blocks = stopped.read(GroupId(3), Index(1), Index(1), 1).unwrap();
+    let entries: Vec<_> = blocks
+        .iter()
+        .flat_map(multiraft_engine::block::Block::entries)
+        .collect();
+    assert_eq!((entries.len(), &entries[0].payload[..]), (1, &b"small"[..]));
+    let beyond = stopped.read(GroupId(3), Index(3), Index(3), 1);
+    assert!(matches!(beyond, Err(LogError::NotFound { .. })));
 }
 
 #[test]

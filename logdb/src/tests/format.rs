@@ -20,7 +20,7 @@ fn sealed(items: &[(u32, Item, Option<multiraft_engine::block::Block>)]) -> (Byt
     for (group, item, block) in items {
         pending.push(GroupId(*group), item, block.as_ref());
     }
-    let header = pending.header(8, SegmentId(2));
+    let header = pending.header(8, SegmentId(2), 1 << 20);
     let bytes = pending.seal(&header, GENERATION);
     (Bytes::copy_from_slice(&bytes), header)
 }

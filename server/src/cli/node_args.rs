@@ -183,10 +183,10 @@ pub struct LogArgs {
 #[derive(Debug, Clone, Subcommand)]
 pub enum LogCommand {
     /// Lists the segments of a log and the groups in it.
-    #[command(after_help = "Example:\n  multiraft log inspect data/node-1/log")]
+    #[command(after_help = "Example:\n  multiraft log inspect data/node-1")]
     Inspect(LogDirArgs),
     /// Checks every checksum of a log. The exit code is 1 if anything is damaged.
-    #[command(after_help = "Example:\n  multiraft log verify data/node-1/log")]
+    #[command(after_help = "Example:\n  multiraft log verify data/node-1")]
     Verify(LogDirArgs),
     /// Gives up the groups that a damaged log has lost something of, so that the node starts with the
     /// others.
@@ -197,10 +197,15 @@ pub enum LogCommand {
         other members to go on without it, and joins them anew, as an observer until it has caught up. They \
         must be a majority without it: look at `multiraft status` of the others first.\n\n\
         Examples:\n  \
-        multiraft log repair data/node-3/log\n  \
-        multiraft log repair data/node-3/log --quarantine 7,12"
+        multiraft log repair data/node-3\n  \
+        multiraft log repair data/node-3 --quarantine 7,12"
     )]
     Repair(RepairArgs),
+    /// Prints entries, one on each line.
+    #[command(after_help = "Examples:\n  \
+        multiraft log dump data/node-1\n  \
+        multiraft log dump data/node-1 --group 7 --from 100 --to 120 --json")]
+    Dump(LogDumpArgs),
 }
 
 /// The arguments of `multiraft log repair`.
@@ -233,10 +238,27 @@ fn parse_quarantine(text: &str) -> Result<Quarantine, String> {
     groups.map(Quarantine)
 }
 
+/// The entries to print.
+#[derive(Debug, Clone, Args)]
+pub struct LogDumpArgs {
+    /// Where they are.
+    #[command(flatten)]
+    pub log: LogDirArgs,
+    /// The group whose entries are printed. Without it: all groups.
+    #[arg(long)]
+    pub group: Option<u32>,
+    /// The first entry to print. The default is the group's first.
+    #[arg(long, value_name = "INDEX", requires = "group")]
+    pub from: Option<u64>,
+    /// The last entry to print. The default is the group's last.
+    #[arg(long, value_name = "INDEX", requires = "group")]
+    pub to: Option<u64>,
+}
+
 /// The log to look into.
 #[derive(Debug, Clone, Args)]
 pub struct LogDirArgs {
-    /// The log of a node that is not running: the directory `log` in its data directory.
+    /// The data directory of a node that is not running, or the log in it.
     pub dir: PathBuf,
     /// Print JSON, one object on each line.
     #[arg(long)]

@@ -1,12 +1,11 @@
 //! Runs a fuzz target on random bytes, seed after seed: without libFuzzer, and repeatable by number.
 
-use std::any::Any;
-use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
 use indicatif::ProgressBar;
+use multiraft_tests::caught::caught;
 use multiraft_tests::fuzz::{TARGETS, Target};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -14,6 +13,9 @@ use rand::{Rng, RngCore, SeedableRng};
 /// No input may make a target allocate more at once: lengths are believed only as far as bytes have
 /// come. It is far above what a target needs, and far below what four bytes can claim.
 const MAX_ALLOCATED_BYTES: u64 = 128 << 20;
+
+/// Characters of a failure that are shown.
+const MAX_WORDS: usize = 400;
 
 /// Runs one fuzz target on random inputs. Exit code 1 when one of them breaks a rule.
 #[derive(Parser)]
@@ -58,8 +60,8 @@ fn main() -> ExitCode {
 /// Runs the target on one input; the rule that was broken, in words.
 fn try_input(target: Target, bytes: &[u8]) -> Result<(), String> {
     let mut result = Ok(());
-    let memory = allocation_counter::measure(|| result = catch_unwind(|| target(bytes)));
-    result.map_err(|panic| words(&*panic))?;
+    let memory = allocation_counter::measure(|| result = caught(|| target(bytes)));
+    result.map_err(|what| what.chars().take(MAX_WORDS).collect::<String>())?;
     let most = memory.bytes_max;
     if most > MAX_ALLOCATED_BYTES {
         let length = bytes.len();
@@ -68,10 +70,4 @@ fn try_input(target: Target, bytes: &[u8]) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or_default().chars().take(400).collect()
 }
