@@ -1,10 +1,12 @@
 //! A batch that grows: what many appends of many groups want written by one write and one sync.
 
+use bytes::Bytes;
 use multiraft_engine::block::Block;
 use multiraft_engine::types::GroupId;
 
 use crate::buffer::PageBuffer;
-use crate::format::{self, Generation, HEADER_BYTES, Header, Item};
+use crate::format::{self, Generation, HEADER_BYTES, Header, Item, PAGE_BYTES};
+use crate::index::Position;
 use crate::segment::SegmentId;
 
 /// Items on their way to the writer.
@@ -19,6 +21,8 @@ pub(crate) struct PendingBatch {
     pub(crate) acks: Vec<(u32, u64)>,
     /// How many appends it carries.
     pub(crate) appends: u32,
+    /// Nothing is added any more: its length counts.
+    pub(crate) is_closed: bool,
 }
 
 impl PendingBatch {
@@ -33,6 +37,7 @@ impl PendingBatch {
             item_count: 0,
             acks: Vec::new(),
             appends: 0,
+            is_closed: false,
         }
     }
 
@@ -52,8 +57,17 @@ impl PendingBatch {
             self.buffer.extend_from_slice(block.bytes());
         }
         item.encode(group, &mut self.items);
+        // The items join the bodies when the writer is waited for: no copy of everything then.
+        let padding = usize::try_from(PAGE_BYTES).expect("4096");
+        self.buffer.reserve(self.items.len() + padding);
         self.item_count += 1;
         offset
+    }
+
+    /// A copy of what lies at a place.
+    pub(crate) fn get(&self, at: Position) -> Bytes {
+        let start = at.offset as usize;
+        Bytes::copy_from_slice(&self.buffer[start..start + at.bytes as usize])
     }
 
     /// Notes that the append `ticket` of `shard` is durable with this batch.

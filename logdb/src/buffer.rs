@@ -41,7 +41,8 @@ impl PageBuffer {
         self.memory.resize(self.start + bytes, 0);
     }
 
-    fn reserve(&mut self, more: usize) {
+    /// Makes room for so many bytes more.
+    pub(crate) fn reserve(&mut self, more: usize) {
         let bytes = self.len() + more;
         if bytes <= self.capacity() {
             return;

@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use multiraft_engine::block::Block;
 use multiraft_engine::planted;
 use multiraft_engine::traits::StoredGroup;
 use multiraft_engine::types::{GroupId, Index as LogIndex, Term};
@@ -39,8 +38,6 @@ pub(crate) struct Span {
     pub(crate) last: LogIndex,
     pub(crate) term: Term,
     pub(crate) at: Position,
-    /// The block, while it is not durable or recent.
-    pub(crate) block: Option<Block>,
 }
 
 /// A small item that counts.
@@ -175,6 +172,10 @@ impl Group {
 
     /// Puts a span into its place in index order, and takes out what lay there.
     fn insert(&mut self, span: Span, killer: u64, table: &mut SegmentTable) {
+        if self.last() < span.first {
+            table.add_live(span.at.sequence, span_bytes(&span));
+            return self.spans.push_back(span); // nearly always
+        }
         let start = self.spans.partition_point(|s| s.last < span.first);
         while self.spans.get(start).is_some_and(|s| s.first <= span.last) {
             let old = self.spans.remove(start).expect("it is there");
@@ -217,14 +218,12 @@ impl Index {
         self.groups.range(first..).map(|(id, group)| (*id, group))
     }
 
-    /// Applies one item of batch `sequence`. `offset` and `block` are of an item with a block;
-    /// recovery gives no block.
+    /// Applies one item of batch `sequence`, at `offset` in it if it has a block.
     pub(crate) fn apply(
         &mut self,
         group: GroupId,
         item: &Item,
         (sequence, offset): (u64, u32),
-        block: Option<&Block>,
         table: &mut SegmentTable,
     ) {
         let held = |payload: usize| {
@@ -257,14 +256,13 @@ impl Index {
                 }
             }
             Item::Append(stored) => {
-                // What recovery finds has no block.
-                if block.is_some() || !planted!("B12") {
+                if !planted!("B12") {
                     group.truncate_from(stored.first, sequence, table);
                 }
-                group.insert(span(*stored, sequence, offset, block), sequence, table);
+                group.insert(span(*stored, sequence, offset), sequence, table);
             }
             Item::Moved(stored) => {
-                group.insert(span(*stored, sequence, offset, block), sequence, table);
+                group.insert(span(*stored, sequence, offset), sequence, table);
             }
             Item::HardState(state) => {
                 group.state.hard_state = *state;
@@ -289,19 +287,6 @@ impl Index {
         }
     }
 
-    /// Forgets the block of a span that reads can get from the disk.
-    pub(crate) fn drop_cached(&mut self, group: GroupId, first: LogIndex, at: Position) {
-        let Some(group) = self.groups.get_mut(&group) else {
-            return;
-        };
-        // Compaction may have cut the span's head off, so it may begin later than it did.
-        let place = group.spans.partition_point(|s| s.last < first);
-        let spans = group.spans.range_mut(place..);
-        if let Some(span) = spans.take(1).find(|s| s.at == at) {
-            span.block = None;
-        }
-    }
-
     /// The first gap, if a recovery left one.
     pub(crate) fn check_gapless(&self) -> Result<(), (GroupId, LogIndex)> {
         let mut gaps = self.groups.iter();
@@ -316,7 +301,7 @@ impl Index {
     }
 }
 
-fn span(stored: BlockItem, sequence: u64, offset: u32, block: Option<&Block>) -> Span {
+fn span(stored: BlockItem, sequence: u64, offset: u32) -> Span {
     Span {
         first: stored.first,
         last: stored.last,
@@ -326,7 +311,6 @@ fn span(stored: BlockItem, sequence: u64, offset: u32, block: Option<&Block>) ->
             offset,
             bytes: stored.bytes,
         },
-        block: block.cloned(),
     }
 }
 

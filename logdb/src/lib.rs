@@ -31,6 +31,7 @@
 
 mod batch;
 mod buffer;
+mod cache;
 mod compact;
 mod damage;
 mod directory;

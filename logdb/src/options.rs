@@ -36,7 +36,7 @@ pub struct Options {
     /// Largest write in bytes before a new batch is begun; default 4 MiB. A single larger
     /// group write still goes out whole, for it is atomic.
     pub batch_bytes: u64,
-    /// Recent durable blocks kept in memory, bytes; default 64 MiB. Blocks that are not yet
+    /// Memory for the batches that were written last, bytes; default 64 MiB. Batches that are not yet
     /// durable are always in memory.
     pub cache_bytes: u64,
     /// Free bytes of the file system below which [`has_room`](multiraft_engine::traits::Log::has_room)

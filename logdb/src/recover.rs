@@ -361,8 +361,7 @@ fn apply(scan: &mut Scan, loaded: &Loaded, found: &Found, offset: u64) -> u64 {
     for record in &batch.records {
         let place = (header.sequence, record.offset);
         let table = &mut scan.table;
-        scan.index
-            .apply(record.group, &record.item, place, None, table);
+        scan.index.apply(record.group, &record.item, place, table);
     }
     scan.last_sequence = header.sequence;
     scan.is_tail_unproven = header.item_count > 0;
@@ -379,7 +378,7 @@ fn give_up(scan: &mut Scan) {
             let group = GroupId(given_up.group);
             for item in given_up.items() {
                 let place = (repair.through, 0);
-                scan.index.apply(group, &item, place, None, &mut scan.table);
+                scan.index.apply(group, &item, place, &mut scan.table);
             }
         }
     }

@@ -5,28 +5,22 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use multiraft_engine::block::Block;
 use multiraft_engine::traits::{GroupWrite, LogError, StoredGroup, WriteBatch};
 use multiraft_engine::types::{GroupId, Index as LogIndex};
 
 use crate::batch::PendingBatch;
 use crate::buffer::PageBuffer;
+use crate::cache::BatchCache;
 use crate::disk::DiskFile;
 use crate::format::{BlockItem, Item};
 use crate::index::{Index, Position, Span};
 use crate::segment::{SegmentId, SegmentTable};
 
-/// A block that reads find in memory.
-#[derive(Debug)]
-struct Recent {
-    group: GroupId,
-    first: LogIndex,
-    at: Position,
-}
-
 /// Where a read finds a span's block.
 pub(crate) enum Source {
-    Memory(Block),
+    Memory(Bytes),
     Disk {
         file: Arc<dyn DiskFile>,
         offset: u64,
@@ -67,10 +61,10 @@ pub(crate) struct State {
     pub(crate) closing: bool,
     /// What the engine takes once.
     pub(crate) stored: Vec<StoredGroup>,
-    /// A written batch's memory, for the next one: the second half of the double buffer.
+    /// A written batch's memory, for the next one.
     pub(crate) free_buffer: PageBuffer,
-    recent: VecDeque<Recent>,
-    recent_bytes: u64,
+    /// Batches on their way to the disk, and those written last.
+    pub(crate) cache: BatchCache,
 }
 
 impl State {
@@ -90,8 +84,7 @@ impl State {
             is_compaction_due: false,
             closing: false,
             free_buffer: PageBuffer::default(),
-            recent: VecDeque::new(),
-            recent_bytes: 0,
+            cache: BatchCache::default(),
         }
     }
 
@@ -138,7 +131,8 @@ impl State {
     /// The batch that grows, begun anew if `more` bytes would make it too large. One group's
     /// write never spans batches, for it is atomic.
     pub(crate) fn make_pending(&mut self, more: u64, batch_bytes: u64) -> &mut PendingBatch {
-        let fits = |p: &PendingBatch| !p.has_items() || p.bytes() + more <= batch_bytes;
+        let is_small = |p: &PendingBatch| !p.has_items() || p.bytes() + more <= batch_bytes;
+        let fits = |p: &PendingBatch| !p.is_closed && is_small(p);
         if !self.pending.back().is_some_and(fits) {
             let buffer = std::mem::take(&mut self.free_buffer);
             let batch = PendingBatch::new(self.next_sequence, buffer);
@@ -205,35 +199,7 @@ impl State {
         let sequence = pending.sequence;
         let offset = pending.push(group, item, block);
         let place = (sequence, offset);
-        self.index.apply(group, item, place, block, &mut self.table);
-        if let Some(stored) = item.block() {
-            self.recent.push_back(Recent {
-                group,
-                first: stored.first,
-                at: Position {
-                    sequence,
-                    offset,
-                    bytes: stored.bytes,
-                },
-            });
-            self.recent_bytes += u64::from(stored.bytes);
-        }
-    }
-
-    /// Forgets the oldest durable blocks until the rest fits into `cache_bytes`.
-    pub(crate) fn shrink_cache(&mut self, cache_bytes: u64) {
-        while self.recent_bytes > cache_bytes {
-            let oldest = self
-                .recent
-                .front()
-                .filter(|r| r.at.sequence <= self.durable);
-            let Some(Recent { group, first, at }) = oldest else {
-                return;
-            };
-            self.index.drop_cached(*group, *first, *at);
-            self.recent_bytes -= u64::from(at.bytes);
-            self.recent.pop_front();
-        }
+        self.index.apply(group, item, place, &mut self.table);
     }
 
     /// Where to get the blocks of entries `first..=last`, up to `max_bytes` but at least one.
@@ -272,10 +238,18 @@ impl State {
         Ok(found)
     }
 
+    /// A copy of a block that waits for the writer.
+    fn pending(&self, at: Position) -> Option<Bytes> {
+        let first = self.pending.front()?.sequence;
+        let nth = usize::try_from(at.sequence.checked_sub(first)?).ok()?;
+        Some(self.pending.get(nth)?.get(at))
+    }
+
     /// Where to get the block of a span, cut to `first..=last`.
     pub(crate) fn found(&self, span: &Span, first: LogIndex, last: LogIndex) -> Found {
-        let source = if let Some(block) = &span.block {
-            Source::Memory(block.clone())
+        let in_memory = || self.cache.get(span.at).or_else(|| self.pending(span.at));
+        let source = if let Some(bytes) = in_memory() {
+            Source::Memory(bytes)
         } else {
             let place = self.table.locate(span.at.sequence);
             let (file, batch) = place.expect("a block that is not in memory was written");
@@ -296,19 +270,20 @@ impl State {
 impl Found {
     /// Gets the block and cuts it; the state's lock is not held.
     pub(crate) fn load(&self, group: GroupId) -> Result<Block, LogError> {
-        let block = match &self.source {
-            Source::Memory(block) => block.clone(),
+        let bytes = match &self.source {
+            Source::Memory(bytes) => bytes.clone(),
             Source::Disk { file, offset } => {
                 let mut bytes = vec![0; self.at.bytes as usize];
                 file.read_exact_at(&mut bytes, *offset)
                     .map_err(|e| LogError::Io(Arc::new(e)))?;
-                let damaged = LogError::Damaged {
-                    group,
-                    index: self.first,
-                };
-                Block::decode(bytes.into()).map_err(|_| damaged)?
+                bytes.into()
             }
         };
+        let damaged = LogError::Damaged {
+            group,
+            index: self.first,
+        };
+        let block = Block::decode(bytes).map_err(|_| damaged)?;
         if block.first() > self.first || block.last() < self.last {
             let index = self.first;
             return Err(LogError::Damaged { group, index }); // another block's bytes

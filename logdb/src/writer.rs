@@ -20,7 +20,6 @@ use multiraft_engine::traits::{LogError, LogObserver};
 use parking_lot::{Condvar, Mutex};
 
 use crate::batch::PendingBatch;
-use crate::buffer::PageBuffer;
 use crate::compact::Compactor;
 use crate::format::Generation;
 use crate::metrics::Metrics;
@@ -149,14 +148,23 @@ impl Writer {
     }
 
     fn commit_next(&mut self) -> Turn {
-        let batch = {
+        let (sequence, bytes) = {
             let mut state = self.shared.state.lock();
             if state.fenced.is_some() {
                 return Turn::Fenced;
             }
-            state.pending.pop_front()
+            let Some(batch) = state.pending.front_mut() else {
+                return Turn::Idle;
+            };
+            batch.is_closed = true;
+            (batch.sequence, batch.padded_bytes())
         };
-        batch.map_or(Turn::Idle, |batch| self.commit(batch))
+        if let Err(error) = self.make_place(bytes, sequence) {
+            tracing::warn!(%error, "no log segment for the next batch, waiting for disk space");
+            self.shared.reserve.refresh_room();
+            return Turn::Full;
+        }
+        self.commit()
     }
 
     /// Ends a clean shutdown with an empty batch: it proves that the batch before it was durable,
@@ -172,37 +180,35 @@ impl Writer {
         self.turn();
     }
 
-    fn commit(&mut self, mut batch: PendingBatch) -> Turn {
-        let padded_bytes = batch.padded_bytes();
-        if let Err(error) = self.make_place(padded_bytes, batch.sequence) {
-            tracing::warn!(%error, "no log segment for the next batch, waiting for disk space");
-            self.shared.reserve.refresh_room();
-            self.shared.state.lock().pending.push_front(batch);
-            return Turn::Full;
-        }
-        let (header, segment, file, offset) = {
-            let state = self.shared.state.lock();
+    /// Writes the oldest pending batch, for which there is place.
+    fn commit(&mut self) -> Turn {
+        let (batch, header, bytes, file, offset) = {
+            let mut state = self.shared.state.lock();
+            let mut batch = state.pending.pop_front().expect("nobody else takes one");
             let oldest = state.table.oldest_needed(state.durable);
             let active = state.table.active();
             let header = batch.header(state.durable, oldest, active.file_bytes);
-            (header, active.id, Arc::clone(&active.file), active.end)
+            let generation = Generation {
+                incarnation: self.shared.incarnation,
+                segment: active.id,
+            };
+            let (file, offset) = (Arc::clone(&active.file), active.end);
+            let bytes = Arc::new(batch.seal(&header, generation));
+            state.cache.push(batch.sequence, Arc::clone(&bytes));
+            (batch, header, bytes, file, offset)
         };
         assert!(
             header.synced_through + 1 == header.sequence,
             "one batch at a time"
         );
-        let generation = Generation {
-            incarnation: self.shared.incarnation,
-            segment,
-        };
-        let bytes = batch.seal(&header, generation);
+        let padded_bytes = header.padded_bytes();
         let started = Instant::now();
         let written = file.write_durable_at(&bytes, offset);
         let written = written.or_else(|error| if planted!("B7") { Ok(()) } else { Err(error) });
         if let Err(error) = written {
             return self.fence(error);
         }
-        drop(file);
+        drop((file, bytes));
         let metrics = &self.shared.metrics;
         metrics.on_batch(padded_bytes, batch.appends, started.elapsed());
         let is_checked = self.unchecked_bytes < padded_bytes;
@@ -211,7 +217,7 @@ impl Writer {
         } else {
             self.unchecked_bytes - padded_bytes
         };
-        self.on_written(&batch, header.oldest, padded_bytes, bytes, is_checked);
+        self.on_written(&batch, header.oldest, padded_bytes, is_checked);
         if is_checked {
             self.shared.reserve.refresh_room();
         }
@@ -233,24 +239,20 @@ impl Writer {
         Ok(())
     }
 
-    fn on_written(
-        &self,
-        batch: &PendingBatch,
-        oldest: SegmentId,
-        bytes: u64,
-        buffer: PageBuffer,
-        is_checked: bool,
-    ) {
+    fn on_written(&self, batch: &PendingBatch, oldest: SegmentId, bytes: u64, is_checked: bool) {
         {
             let mut state = self.shared.state.lock();
             state.table.place(batch.sequence, bytes);
             state.durable = batch.sequence;
             state.published = oldest;
             state.is_tail_unproven = batch.has_items();
-            if buffer.capacity() as u64 <= 2 * self.shared.options.batch_bytes {
-                state.free_buffer = buffer;
+            let free = state
+                .cache
+                .shrink(self.shared.options.cache_bytes, batch.sequence);
+            let max_bytes = 2 * self.shared.options.batch_bytes;
+            if let Some(free) = free.filter(|free| free.capacity() as u64 <= max_bytes) {
+                state.free_buffer = free;
             }
-            state.shrink_cache(self.shared.options.cache_bytes);
             let has_news = state.table.take_news(batch.sequence, oldest);
             state.is_compaction_due |= is_checked || has_news;
         }
@@ -269,7 +271,6 @@ impl Writer {
         {
             let mut state = self.shared.state.lock();
             state.fenced = Some(Arc::clone(&error));
-            state.pending.clear();
         }
         self.shared.durable.fence();
         let observer = self.shared.observer.lock().clone();

@@ -28,7 +28,7 @@ use clap::{Parser, Subcommand};
 
 pub use bench_args::{
     AppendBenchArgs, BenchArgs, BenchCommand, BenchLogArgs, BenchPlaceArgs, CompactBenchArgs,
-    LoadArgs, LoadBenchArgs, LogWorkload, ReadBenchArgs, RecoverBenchArgs, Variant,
+    LoadArgs, LoadBenchArgs, LogWorkload, ReadBenchArgs, RecoverBenchArgs, Variant, WritesArg,
 };
 pub use client_args::{
     ConnectionArgs, DelArgs, GetArgs, KeyArgs, LeaveArgs, MembersArgs, PutArgs, RangeArgs,

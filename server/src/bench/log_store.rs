@@ -9,7 +9,7 @@ use bytes::Bytes;
 use multiraft_engine::block::{Block, EntryKind};
 use multiraft_engine::traits::{GroupWrite, Log, LogError, WriteBatch};
 use multiraft_engine::types::{GroupId, HardState, Index, NodeId, Term};
-use multiraft_logdb::{Identity, LogDb, Metrics, Options};
+use multiraft_logdb::{Identity, LogDb, Metrics, Options, Writes};
 
 use super::payload::payload;
 use super::store::{Append, Store, Writer};
@@ -32,14 +32,22 @@ pub(super) struct LogStore {
 
 impl LogStore {
     /// Opens or creates the log in `dir`.
-    pub(super) fn open(dir: &Path, payload_bytes: u32, stop: &Stop) -> Result<Self, BenchError> {
+    pub(super) fn open(
+        dir: &Path,
+        writes: Writes,
+        payload_bytes: u32,
+        stop: &Stop,
+    ) -> Result<Self, BenchError> {
         let identity = Identity {
             cluster_id: 1,
             node: NodeId::new(1).expect("one is an id"),
         };
-        let options = Options::new(dir, identity);
+        let options = Options {
+            writes,
+            ..Options::new(dir, identity)
+        };
         let syncs = SyncCounter::default();
-        let disk = Arc::new(CountingDisk::new(dir, syncs.clone()));
+        let disk = Arc::new(CountingDisk::new(&options, syncs.clone()));
         let log = LogDb::open_with(disk, options.clone())?;
         Ok(Self {
             log,

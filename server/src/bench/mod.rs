@@ -216,7 +216,12 @@ fn append_to_log(
     stop: &Stop,
     bar: &ProgressBar,
 ) -> Result<(AppendReport, u64), BenchError> {
-    let store = LogStore::open(&work.path().join("log"), args.payload, stop)?;
+    let store = LogStore::open(
+        &work.path().join("log"),
+        args.writes.into(),
+        args.payload,
+        stop,
+    )?;
     let log_bytes = std::cell::Cell::new((0, 0));
     let seen = append::run(&store, plan, stop, bar, || {
         let (_, last) = log_bytes.get();

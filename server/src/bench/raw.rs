@@ -155,7 +155,7 @@ impl Shared {
     /// One system call a batch: who finds the flusher called already calls it no more.
     fn call_flusher(&self) {
         if self.work.swap(1, Ordering::SeqCst) == 0 {
-            wake_all(&self.work);
+            wake_all(&raw const self.work);
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
+use multiraft_logdb::Writes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -85,7 +86,7 @@ pub(super) fn load(args: &LoadBenchArgs, stop: &Stop) -> Result<(), BenchError> 
         .expect("one is there");
     let started = Instant::now();
     let bar = ProgressBar::new(args.load.entries);
-    let store = LogStore::open(&dir.join(LOG), args.load.payload, stop)?;
+    let store = LogStore::open(&dir.join(LOG), Writes::default(), args.load.payload, stop)?;
     store.load(rounds(&args.load), |entries| bar.inc(entries))?;
     if !args.crash {
         store.close();
@@ -207,7 +208,7 @@ pub(super) fn recover(args: &RecoverBenchArgs, stop: &Stop) -> Result<RecoverRep
     let (allocated, apparent) = disk_usage(&log);
     let before = Spent::now(work.path(), 0);
     let started = Instant::now();
-    let store = LogStore::open(&log, load.payload, stop)?;
+    let store = LogStore::open(&log, Writes::default(), load.payload, stop)?;
     let bounds = store.stored_bounds();
     let wrong = (1..=load.groups).filter(|group| {
         let found = bounds.get(group).map_or(0, |bounds| bounds.1);
@@ -274,7 +275,12 @@ pub(super) fn read(args: &ReadBenchArgs, stop: &Stop) -> Result<ReadReport, Benc
     if args.cold {
         drop_cache(work.path())?;
     }
-    let store = LogStore::open(&work.path().join(LOG), load.payload, stop)?;
+    let store = LogStore::open(
+        &work.path().join(LOG),
+        Writes::default(),
+        load.payload,
+        stop,
+    )?;
     let before = Spent::now(work.path(), 0);
     let started = Instant::now();
     let is_over = AtomicBool::new(false);
@@ -337,7 +343,7 @@ pub(super) fn compact(args: &CompactBenchArgs, stop: &Stop) -> Result<CompactRep
     let work = WorkDir::create(&args.place.dir, needed_bytes(load), args.place.keep)?;
     let load_s = load_in_child(load, work.path(), (Beside::Nothing, End::Closed), stop)?;
     let log = work.path().join(LOG);
-    let store = LogStore::open(&log, load.payload, stop)?;
+    let store = LogStore::open(&log, Writes::default(), load.payload, stop)?;
     let before_files = disk_usage(&log);
     let before = Spent::now(work.path(), store.syncs());
     let started = Instant::now();

@@ -1,11 +1,10 @@
 //! A disk that counts its syncs: the real one, with a counter beside each call that is one.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use multiraft_logdb::{Access, Disk, DiskFile, FsDisk};
+use multiraft_logdb::{Access, Disk, DiskFile, FsDisk, Options};
 
 /// What a new log syncs beside its [`Disk`]: its directory's name, its identity's bytes and its
 /// identity's name.
@@ -32,8 +31,8 @@ pub(super) struct CountingDisk {
 }
 
 impl CountingDisk {
-    pub(super) fn new(dir: &Path, syncs: SyncCounter) -> Self {
-        let disk = FsDisk::new(dir, Access::ReadWrite);
+    pub(super) fn new(options: &Options, syncs: SyncCounter) -> Self {
+        let disk = FsDisk::new(&options.dir, Access::ReadWrite).with_writes(options.writes);
         Self { disk, syncs }
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
 
+use multiraft_logdb::Writes;
+
 use crate::bench::MAX_PAYLOAD_BYTES;
 
 /// The most threads that append.
@@ -82,6 +84,24 @@ pub enum Variant {
     Steady,
 }
 
+/// How a log writes its batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WritesArg {
+    /// Past the page cache, durable by themselves (`O_DIRECT`, `O_DSYNC`), where the file system can.
+    Direct,
+    /// Through the page cache, then `fdatasync`.
+    Buffered,
+}
+
+impl From<WritesArg> for Writes {
+    fn from(writes: WritesArg) -> Self {
+        match writes {
+            WritesArg::Direct => Self::Direct,
+            WritesArg::Buffered => Self::Buffered,
+        }
+    }
+}
+
 /// The arguments of `multiraft bench log append`.
 #[derive(Debug, Clone, Args)]
 pub struct AppendBenchArgs {
@@ -113,6 +133,9 @@ pub struct AppendBenchArgs {
     /// How groups live.
     #[arg(long, default_value = "default")]
     pub variant: Variant,
+    /// How the log writes: the default, or through the page cache.
+    #[arg(long, default_value = "direct")]
+    pub writes: WritesArg,
     /// The size of the bare file, in MiB.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(64..=65_536))]
     pub raw_file_mib: u64,

@@ -90,7 +90,7 @@ impl Bench {
         }
         for (group, index) in self.marks.take_reclaimed() {
             let stored = self.states[self.durable].get(&group.0);
-            let compacted = stored.map_or(index, |stored| stored.compacted());
+            let compacted = stored.map_or(index, Stored::compacted);
             assert!(index <= compacted, "{group}: entry {index} still counts");
         }
         // The background may be out of room or power: the writer finds out by itself.

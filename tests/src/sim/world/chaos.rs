@@ -17,7 +17,7 @@ impl World {
     pub(super) fn break_something(&mut self) {
         for fault in self.plan.faults.iter() {
             let mean_ticks = match fault {
-                Fault::Crash => 300,
+                Fault::Crash | Fault::Lose => 300,
                 Fault::CrashAll => 4000,
                 Fault::FailSync | Fault::StuckDisk => 1500,
                 Fault::DiskFull => 1200,
@@ -28,7 +28,6 @@ impl World {
                 Fault::BreakTransfer => 5,
                 Fault::Rot => 500,
                 Fault::Wipe => 800,
-                Fault::Lose => 300,
                 // These happen where frames are sent, disks turned and entries applied.
                 Fault::Drop
                 | Fault::Duplicate
