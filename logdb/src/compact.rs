@@ -29,10 +29,11 @@ use crate::segment::SegmentId;
 use crate::state::{Found, State};
 use crate::writer::Shared;
 
-/// The log is at most this many times its live bytes, plus [`SPACE_SEGMENTS`] segments.
-pub const SPACE_FACTOR: u64 = 4;
+/// The log is at most this many times its live bytes, plus [`SPACE_SEGMENTS`] segments: each byte that is written
+/// may cost one that is moved, at most.
+pub const SPACE_FACTOR: u64 = 2;
 /// Segments that a small log may use without being compacted.
-pub const SPACE_SEGMENTS: u64 = 3;
+pub const SPACE_SEGMENTS: u64 = 2;
 /// An oldest segment with less than one part in this many alive is cleared.
 const SPARSE_SHARE: u64 = 8;
 /// Groups looked at in one turn.
@@ -70,6 +71,30 @@ pub(crate) struct Compactor {
     cursor: GroupId,
     /// A segment with damage that cannot be moved; left alone and reported once.
     damaged: Option<SegmentId>,
+    round: Round,
+}
+
+/// Where making a log smaller stands that is larger than it should be. Blocks that do not fill segments may keep
+/// it so, and without a pause the same bytes would be moved for ever.
+#[derive(Debug, Clone, Copy)]
+enum Round {
+    /// It is not too large.
+    Done,
+    /// All segments up to this one are cleared, once each.
+    Clearing { last: SegmentId },
+    /// They are, and it is too large still: another try when more than this segment is full.
+    Resting { active: SegmentId },
+}
+
+impl Round {
+    fn next(self, oldest: SegmentId, active: SegmentId) -> Self {
+        match self {
+            Self::Done => Self::Clearing { last: active },
+            Self::Clearing { last } if oldest > last => Self::Resting { active },
+            Self::Resting { active: rested } if active > rested => Self::Clearing { last: active },
+            Self::Clearing { .. } | Self::Resting { .. } => self,
+        }
+    }
 }
 
 impl Compactor {
@@ -78,6 +103,7 @@ impl Compactor {
             shared,
             cursor: GroupId(0),
             damaged: None,
+            round: Round::Done,
         }
     }
 
@@ -125,7 +151,7 @@ impl Compactor {
     }
 
     /// The last sequence of the oldest segment, if that is worth clearing.
-    fn victim(&self, state: &State) -> Option<u64> {
+    fn victim(&mut self, state: &State) -> Option<u64> {
         let active = state.table.active().id;
         let needed = state.table.oldest_needed(state.durable);
         let victim = state.table.iter().find(|s| s.id == needed)?;
@@ -133,10 +159,16 @@ impl Compactor {
             return None;
         }
         let (used, live) = state.table.used_and_live_bytes();
-        let allowance = SPACE_SEGMENTS * self.shared.options.segment_bytes;
+        // One segment less than is allowed: the next one is begun before this one is given back.
+        let allowance = (SPACE_SEGMENTS - 1) * self.shared.options.segment_bytes;
         let is_sparse = victim.live_bytes * SPARSE_SHARE <= victim.file_bytes;
-        let worth = used > live * SPACE_FACTOR + allowance || (is_sparse && used > allowance);
-        worth.then(|| victim.last_sequence())
+        let is_too_large = used > live * SPACE_FACTOR + allowance;
+        self.round = match is_too_large {
+            true => self.round.next(victim.id, active),
+            false => Round::Done,
+        };
+        let is_due = matches!(self.round, Round::Clearing { .. });
+        (is_due || (is_sparse && used > allowance)).then(|| victim.last_sequence())
     }
 
     fn plan(&mut self, state: &State, through: u64) -> Plan {

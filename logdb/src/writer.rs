@@ -235,7 +235,9 @@ impl Writer {
         }
         let next = self.shared.reserve.take_next(bytes)?;
         let segment = Segment::new(next.id, next.file, next.bytes, sequence);
-        self.shared.state.lock().table.push(segment);
+        let mut state = self.shared.state.lock();
+        state.table.push(segment);
+        state.is_compaction_due = true;
         Ok(())
     }
 

@@ -106,6 +106,38 @@ async fn keys(node: &Process) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_that_join_at_once_both_become_members_that_count() {
+    let mut cluster = Cluster::start(5);
+    bootstrap_on(&cluster.nodes[..3]).await;
+    write(&cluster.nodes[0], "before").await;
+    let nodes = &cluster.nodes;
+    // Each asks another member, and one change has to wait for the other.
+    let (fourth, fifth) = tokio::join!(
+        join(&nodes[3], &nodes[0], Role::Member),
+        join(&nodes[4], &nodes[1], Role::Member)
+    );
+    fourth.unwrap();
+    fifth.unwrap();
+    for node in &nodes[3..] {
+        assert_eq!(keys(node).await, ["before"]);
+    }
+    // Three of five decide, also if two of them are new.
+    for node in &mut cluster.nodes[..2] {
+        node.kill();
+    }
+    write(&cluster.nodes[4], "after").await;
+    for node in &cluster.nodes[2..] {
+        let (shown, members) = role(node).await.unwrap();
+        assert!(
+            matches!(shown, Shown::Leader | Shown::Follower),
+            "{shown:?}"
+        );
+        assert_eq!(members, [1, 2, 3, 4, 5]);
+        assert_eq!(keys(node).await, ["after", "before"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_moves_to_other_nodes_and_back_with_all_its_data() {
     let mut cluster = Cluster::start(5);
     bootstrap_on(&cluster.nodes[..3]).await;

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use multiraft_engine::traits::{GroupWrite, Log};
 use multiraft_engine::types::{GroupId, Index};
 
-use super::{Seen, batch, block, contents, drain, entries, hard_state, open, payloads};
+use super::{Seen, batch, block, contents, drain, entries, hard_state, open, options, payloads};
 use crate::sim::SimDisk;
-use crate::{LogDb, SPACE_SEGMENTS, Writer};
+use crate::{LogDb, SPACE_FACTOR, SPACE_SEGMENTS, Writer};
 
 /// A busy group that keeps its newest entry only.
 fn churn(log: &Arc<LogDb>, writer: &mut Writer, rounds: std::ops::Range<u64>) {
@@ -58,6 +58,43 @@ fn an_idle_group_does_not_pin_the_disk() {
     );
     assert_eq!(group.compacted.0, Index(1));
     assert_eq!(payloads(&log, 1, 2, 3).unwrap(), ["b", "c"]);
+}
+
+#[test]
+fn the_disk_holds_at_most_twice_what_counts_and_two_segments() {
+    for kept in [0, 3, 30, 200] {
+        let disk = SimDisk::new();
+        let (log, mut writer) = open(&disk).unwrap();
+        let idle = entries(1, vec![block(1, 1, &[b"idle"])]);
+        log.append(batch(1, vec![idle])).unwrap();
+        for ticket in 7..1500_u64 {
+            // Few large groups and many small writes: some batches are nearly all padding.
+            let (group, index) = (2 + ticket % 7, ticket / 7);
+            let size = if group == 2 {
+                7000
+            } else {
+                1 + ticket * 7919 % 300
+            };
+            let payload = vec![7; usize::try_from(size).unwrap()];
+            let group = u32::try_from(group).unwrap();
+            let write = GroupWrite {
+                compact_to: index.checked_sub(kept + 1).map(Index),
+                hard_state: Some(hard_state(ticket)),
+                ..entries(group, vec![block(index, 1, &[&payload])])
+            };
+            log.append(batch(ticket, vec![write])).unwrap();
+            drain(&mut writer);
+            log.prepare().unwrap();
+            let space = log.space();
+            let allowed =
+                SPACE_FACTOR * space.live_bytes + SPACE_SEGMENTS * options().segment_bytes;
+            assert!(
+                space.file_bytes <= allowed,
+                "{ticket}, {kept} kept: {space:?}"
+            );
+        }
+        assert_eq!(payloads(&log, 1, 1, 1).unwrap(), ["idle"]);
+    }
 }
 
 #[test]
