@@ -163,9 +163,10 @@ impl Compactor {
         let allowance = (SPACE_SEGMENTS - 1) * self.shared.options.segment_bytes;
         let is_sparse = victim.live_bytes * SPARSE_SHARE <= victim.file_bytes;
         let is_too_large = used > live * SPACE_FACTOR + allowance;
-        self.round = match is_too_large {
-            true => self.round.next(victim.id, active),
-            false => Round::Done,
+        self.round = if is_too_large {
+            self.round.next(victim.id, active)
+        } else {
+            Round::Done
         };
         let is_due = matches!(self.round, Round::Clearing { .. });
         (is_due || (is_sparse && used > allowance)).then(|| victim.last_sequence())

@@ -24,8 +24,8 @@ use tokio_stream::Stream;
 pub const RING_EVENTS: usize = 16 << 10;
 /// Watchers that are woken at once.
 pub const LOT: usize = 5;
-/// The time from one lot to the next. With [`LOT`], 500 watchers are woken in a second. Measured in BENCHMARKS.md.
-pub const PAUSE: Duration = Duration::from_millis(10);
+/// The time from one lot to the next. With [`LOT`], 250 watchers are woken in a second. Measured in BENCHMARKS.md.
+pub const PAUSE: Duration = Duration::from_millis(20);
 /// Events that a watcher takes out of the ring at once, so that others get at it in between.
 const TAKEN_EVENTS: usize = 64;
 
