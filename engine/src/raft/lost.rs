@@ -30,6 +30,10 @@ use super::conf_change::{Change, ConfChange, Transition};
 use super::message::{Envelope, Message};
 use crate::types::{Index, NodeId, Term};
 
+/// Removal is proposed again each so many times that is asked: somebody may have added the replica again before
+/// it has heard from enough that it was removed, and then nobody else says so.
+const ASKS_A_PROPOSAL: u32 = 4;
+
 /// What a lost replica knows of the others.
 #[derive(Debug)]
 pub(super) struct Lost {
@@ -41,6 +45,8 @@ pub(super) struct Lost {
     request: u64,
     /// All that was committed when this life of the replica began is at or before this.
     barrier: Option<Index>,
+    /// How often it has asked whether it is gone.
+    asks: u32,
 }
 
 impl Group {
@@ -125,7 +131,10 @@ impl Group {
             self.send(to, Message::ReadIndex { request });
             return;
         }
-        if !self.farewell.has_begun() {
+        let lost = self.lost.as_mut().expect("looked at above");
+        let is_repeated = lost.asks.is_multiple_of(ASKS_A_PROPOSAL);
+        lost.asks += 1;
+        if is_repeated || !self.farewell.has_begun() {
             let remove = vec![Change::Remove(self.node)];
             let change = ConfChange::new(Transition::Auto, remove);
             self.send(to, Message::ProposeConfChange { request, change });
@@ -143,6 +152,7 @@ impl Lost {
             leader: None,
             request,
             barrier: None,
+            asks: 0,
         }
     }
 }
