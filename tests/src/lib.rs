@@ -7,5 +7,6 @@ pub mod crash_states;
 pub mod fuzz;
 pub mod linearize;
 pub mod log_model;
+pub mod power_cuts;
 pub mod scenario;
 pub mod sim;
