@@ -171,6 +171,24 @@ impl Scanner<'_> {
         Ok(loaded)
     }
 
+    /// Whether a batch begins where the segment does, as far as its header says. Reads one page of it.
+    fn begins_with_header(&self, id: SegmentId) -> Result<bool, Error> {
+        let generation = Generation {
+            incarnation: self.incarnation,
+            segment: id,
+        };
+        let mut page = vec![0; place(PAGE_BYTES)];
+        let read = self.disk.open(&id.file_name()).and_then(|file| {
+            let is_there = file.len()? >= PAGE_BYTES;
+            if is_there {
+                file.read_exact_at(&mut page, 0)?;
+            }
+            Ok(is_there)
+        });
+        let is_there = read.map_err(Error::io("reading a segment"))?;
+        Ok(is_there && Header::decode(&page, generation).is_some())
+    }
+
     /// Reads everything, and refuses damage that was not given up.
     pub(crate) fn scan(&self) -> Result<Scan, Error> {
         let scan = self.scan_with(Repairs::load(self.disk, self.incarnation)?)?;
@@ -237,6 +255,10 @@ impl Scanner<'_> {
         repairs: &Repairs,
     ) -> Result<Option<SegmentId>, Error> {
         for id in ids.iter().rev() {
+            let is_lost = repairs.loss_at(*id, 0).is_some();
+            if !is_lost && !self.begins_with_header(*id)? {
+                continue; // nothing in it can be read
+            }
             let loaded = self.load(*id)?;
             let mut offset = 0;
             let mut oldest = None;
