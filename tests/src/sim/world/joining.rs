@@ -2,7 +2,7 @@
 
 use multiraft_engine::raft::membership::{MemberRole, Membership};
 use multiraft_engine::shard::{GroupStatus, ShardInput};
-use multiraft_engine::types::{GroupId, NodeId};
+use multiraft_engine::types::{GroupId, Index, NodeId};
 use rand::Rng;
 
 use super::World;
@@ -18,6 +18,9 @@ pub(super) struct Away {
     node: NodeId,
     /// When everybody was a member and the node was told to stay, if it was.
     calm_since: Option<u64>,
+    /// Where the longest log ended some time after that: what is still in a log of the wish, though given up, is
+    /// up to there.
+    last: Option<Index>,
 }
 
 impl World {
@@ -41,6 +44,7 @@ impl World {
         let away = Away {
             node: id,
             calm_since: None,
+            last: None,
         };
         self.away.insert(group, away);
         let reply = Box::new(|_| ());
@@ -77,12 +81,15 @@ impl World {
     /// A node is back when everybody is a member again; or it has not gone yet, and stays.
     fn end_leave(&mut self, group: GroupId) {
         let is_complete = self.is_complete(group);
+        let (longest, applied) = self.ends(group);
         let tick = self.tick;
         let Some(away) = self.away.get_mut(&group) else {
             return;
         };
         if !is_complete {
-            away.calm_since = None;
+            (away.calm_since, away.last) = (None, None);
+        } else if away.last.is_some_and(|last| last <= applied) {
+            self.away.remove(&group);
         } else if away.calm_since.is_none() {
             away.calm_since = Some(tick);
             let node = away.node;
@@ -91,8 +98,18 @@ impl World {
             .calm_since
             .is_some_and(|since| since + CALM_TICKS <= tick)
         {
-            self.away.remove(&group);
+            away.last = away.last.or(Some(longest));
         }
+    }
+
+    /// The end of the longest log of a group, and what all replicas have applied.
+    fn ends(&mut self, group: GroupId) -> (Index, Index) {
+        let statuses = self.statuses();
+        let of_group = statuses.iter().flatten().map(|(_, status)| status);
+        let of_group = of_group.filter(|status| status.group == group);
+        let longest = of_group.clone().map(|status| status.last).max();
+        let applied = of_group.map(|status| status.applied).min();
+        (longest.unwrap_or_default(), applied.unwrap_or_default())
     }
 
     /// Every node without a replica of a group, or without its role in it, is asked to join.
