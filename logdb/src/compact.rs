@@ -12,9 +12,9 @@
 //!   header). So recovery knows which segments must exist, and needs no manifest. Else: 1. a
 //!   needed segment's file is lost; 2. recovery takes its absence for recycling; 3. it votes with
 //!   half its memory.
-//! - **What is alive in the oldest segment is written again at the head** when little of it is
-//!   alive, or when the log is larger than [`SPACE_FACTOR`] times its live bytes: so an idle
-//!   group never pins the disk. Written again means: newest hard state, description and compaction
+//! - **What is alive in the oldest segment is written again at the head** when the log is larger than
+//!   [`SPACE_FACTOR`] times its live bytes and [`SPACE_SEGMENTS`] segments, and not before: nearly always the
+//!   oldest dies by itself. So an idle group never pins the disk. Written again means: newest hard state, description and compaction
 //!   point as one checkpoint item; entries as moved blocks, which replace the same entries and
 //!   leave all others alone. Both are taken from the index under the lock that orders the log, so
 //!   they say what is true at their place in it.
@@ -34,8 +34,6 @@ use crate::writer::Shared;
 pub const SPACE_FACTOR: u64 = 2;
 /// Segments that a small log may use without being compacted.
 pub const SPACE_SEGMENTS: u64 = 2;
-/// An oldest segment with less than one part in this many alive is cleared.
-const SPARSE_SHARE: u64 = 8;
 /// Groups looked at in one turn.
 const GROUPS_A_TURN: usize = 256;
 /// Bytes of blocks moved in one turn, about.
@@ -161,7 +159,6 @@ impl Compactor {
         let (used, live) = state.table.used_and_live_bytes();
         // One segment less than is allowed: the next one is begun before this one is given back.
         let allowance = (SPACE_SEGMENTS - 1) * self.shared.options.segment_bytes;
-        let is_sparse = victim.live_bytes * SPARSE_SHARE <= victim.file_bytes;
         let is_too_large = used > live * SPACE_FACTOR + allowance;
         self.round = if is_too_large {
             self.round.next(victim.id, active)
@@ -169,7 +166,7 @@ impl Compactor {
             Round::Done
         };
         let is_due = matches!(self.round, Round::Clearing { .. });
-        (is_due || (is_sparse && used > allowance)).then(|| victim.last_sequence())
+        is_due.then(|| victim.last_sequence())
     }
 
     fn plan(&mut self, state: &State, through: u64) -> Plan {
