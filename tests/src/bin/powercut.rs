@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use multiraft_tests::power_cuts::{append_until_killed, cut_many};
 
 /// Threads append to a log on ext4 in a file; the file system is shut down under them as if power failed, mounted
-/// again, and everything that was acknowledged has to be there. Needs root, mkfs.ext4 (e2fsprogs) and xfs_io
+/// again, and everything that was acknowledged has to be there. Needs root, `mkfs.ext4` (e2fsprogs) and `xfs_io`
 /// (xfsprogs); says so and does nothing where one is missing.
 #[derive(Parser)]
 struct Arguments {
