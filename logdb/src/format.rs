@@ -37,6 +37,8 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const PAGE_BYTES: u64 = 4096;
 /// Bytes before a batch's bodies.
 pub(crate) const HEADER_BYTES: usize = 64;
+/// Where a header tells its segment.
+const SEGMENT_AT: usize = 24;
 const MAGIC: u32 = 0x4c52_4d31;
 
 /// One use of one file: what seeds the checksums.
@@ -82,6 +84,18 @@ impl Header {
     /// Without the padding.
     pub(crate) fn unpadded_bytes(&self) -> u64 {
         HEADER_BYTES as u64 + u64::from(self.bodies_bytes) + u64::from(self.items_bytes)
+    }
+
+    /// Reads and checks the header at the start of `bytes`, if it was written to another segment than `generation`
+    /// says, by its own word.
+    pub(crate) fn decode_misplaced(bytes: &[u8], generation: Generation) -> Option<Self> {
+        let segment = SegmentId(Fields(bytes.get(SEGMENT_AT..HEADER_BYTES)?).u64()?);
+        let claimed = Generation {
+            segment,
+            ..generation
+        };
+        let is_elsewhere = segment != generation.segment;
+        is_elsewhere.then(|| Self::decode(bytes, claimed)).flatten()
     }
 
     /// Reads and checks the header at the start of `bytes`; `None` if there is none of this

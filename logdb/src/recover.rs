@@ -126,11 +126,19 @@ impl Loaded {
         })
     }
 
-    /// Whether a header from `offset` on says that batch `sequence` was synced.
+    /// Whether a header from `offset` on says that batch `sequence` was synced; or is a batch from there on itself,
+    /// written to another segment: pages are in each other's place. What an earlier use of the file left has
+    /// lower sequences.
     fn promises(&self, sequence: u64, offset: u64) -> bool {
-        let pages = (offset..self.len()).step_by(usize::try_from(PAGE_BYTES).expect("4096"));
-        let mut headers = pages.filter_map(|at| self.header_at(at));
-        headers.any(|header| header.synced_through >= sequence)
+        let mut pages = (offset..self.len()).step_by(usize::try_from(PAGE_BYTES).expect("4096"));
+        pages.any(|at| {
+            let bytes = &self.bytes[place(at)..];
+            let misplaced = || Header::decode_misplaced(bytes, self.generation);
+            match self.header_at(at) {
+                Some(header) => header.synced_through >= sequence,
+                None => misplaced().is_some_and(|header| header.sequence >= sequence),
+            }
+        })
     }
 }
 
