@@ -150,15 +150,18 @@ impl Compactor {
 
     /// The last sequence of the oldest segment, if that is worth clearing.
     fn victim(&mut self, state: &State) -> Option<u64> {
-        let active = state.table.active().id;
+        let active = state.table.active();
+        // The next segment is begun before this one is given back; not earlier, for meanwhile much of it dies.
+        let is_next_near = active.end >= active.file_bytes / 4 * 3;
+        let active = active.id;
         let needed = state.table.oldest_needed(state.durable);
         let victim = state.table.iter().find(|s| s.id == needed)?;
         if victim.id == active || victim.live_bytes == 0 || self.damaged == Some(victim.id) {
             return None;
         }
         let (used, live) = state.table.used_and_live_bytes();
-        // One segment less than is allowed: the next one is begun before this one is given back.
-        let allowance = (SPACE_SEGMENTS - 1) * self.shared.options.segment_bytes;
+        let segments = SPACE_SEGMENTS - u64::from(is_next_near);
+        let allowance = segments * self.shared.options.segment_bytes;
         let is_too_large = used > live * SPACE_FACTOR + allowance;
         self.round = if is_too_large {
             self.round.next(victim.id, active)
