@@ -93,7 +93,8 @@ pub enum Error {
     /// A segment file is not as long as it was made, so batches may be gone with every proof that they were there.
     /// Restore the file; without it, only a node that joins its groups anew is sure to have forgotten nothing.
     #[error(
-        "segment {segment}: the file has {bytes} bytes, and {} when it was made",
+        "segment {segment}: the file has {bytes} bytes, and {} when it was made: restore it, or let the node \
+         join its groups anew with an empty directory",
         expected.map_or_else(|| format!("at least {MIN_SEGMENT_BYTES}"), |bytes| bytes.to_string())
     )]
     WrongLength {
