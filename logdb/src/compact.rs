@@ -14,9 +14,9 @@
 //!   half its memory.
 //! - **What is alive in the oldest segment is written again at the head** when the log is larger than
 //!   [`SPACE_FACTOR`] times its live bytes and [`SPACE_SEGMENTS`] segments, and not before: nearly always the
-//!   oldest dies by itself. So an idle group never pins the disk. Written again means: newest hard state, description and compaction
-//!   point as one checkpoint item; entries as moved blocks, which replace the same entries and
-//!   leave all others alone. Both are taken from the index under the lock that orders the log, so
+//!   oldest dies by itself. So an idle group never pins the disk. Written again means: newest hard state,
+//!   description and compaction point as one checkpoint item; entries as moved blocks, which replace the same
+//!   entries and leave all others alone. Both are taken from the index under the lock that orders the log, so
 //!   they say what is true at their place in it.
 
 use std::sync::Arc;
@@ -148,10 +148,10 @@ impl Compactor {
         }
     }
 
-    /// The last sequence of the oldest segment, if that is worth clearing.
+    /// The last sequence of the oldest segment, if the log is too large with it, or will be with the next one.
     fn victim(&mut self, state: &State) -> Option<u64> {
         let active = state.table.active();
-        // The next segment is begun before this one is given back; not earlier, for meanwhile much of it dies.
+        // Room for the next segment is made before it is begun; not much earlier, for meanwhile more dies by itself.
         let is_next_near = active.end >= active.file_bytes / 4 * 3;
         let active = active.id;
         let needed = state.table.oldest_needed(state.durable);

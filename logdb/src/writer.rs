@@ -208,7 +208,7 @@ impl Writer {
         if let Err(error) = written {
             return self.fence(error);
         }
-        drop((file, bytes));
+        drop((file, bytes)); // who holds them keeps a segment from being retired, a buffer from being used again
         let metrics = &self.shared.metrics;
         metrics.on_batch(padded_bytes, batch.appends, started.elapsed());
         let is_checked = self.unchecked_bytes < padded_bytes;
