@@ -98,6 +98,11 @@ impl PendingBatch {
         }
     }
 
+    /// The items, encoded.
+    pub(crate) fn items(&self) -> &[u8] {
+        &self.items
+    }
+
     /// The bytes to write.
     pub(crate) fn seal(&mut self, header: &Header, generation: Generation) -> PageBuffer {
         let mut buffer = std::mem::take(&mut self.buffer);

@@ -12,6 +12,8 @@
 //!   header). So recovery knows which segments must exist, and needs no manifest. Else: 1. a
 //!   needed segment's file is lost; 2. recovery takes its absence for recycling; 3. it votes with
 //!   half its memory.
+//! - **A segment that somebody reads is deleted and not used again**: who holds bytes of it keeps them, and its space
+//!   with them, until they are dropped.
 //! - **What is alive in the oldest segment is written again at the head** when the log is larger than
 //!   [`SPACE_FACTOR`] times its live bytes and [`SPACE_SEGMENTS`] segments, and not before: nearly always the
 //!   oldest dies by itself. So an idle group never pins the disk. Written again means: newest hard state,
@@ -25,6 +27,7 @@ use multiraft_engine::block::Block;
 use multiraft_engine::types::GroupId;
 
 use crate::format::{BlockItem, Item};
+use crate::reserve::Reuse;
 use crate::segment::SegmentId;
 use crate::state::{Found, State};
 use crate::writer::Shared;
@@ -131,7 +134,14 @@ impl Compactor {
             let published = state.published;
             let mut is_news = false;
             while let Some(segment) = state.table.pop_older_than(published) {
-                self.shared.reserve.retire(segment.id, segment.file_bytes);
+                let reuse = if segment.is_read() {
+                    Reuse::Forbidden
+                } else {
+                    Reuse::Allowed
+                };
+                self.shared
+                    .reserve
+                    .retire(segment.id, segment.file_bytes, reuse);
                 is_news = true;
             }
             if !is_news {

@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use crate::map::Map;
+
 /// A directory of files.
 #[expect(
     clippy::missing_errors_doc,
@@ -77,6 +79,10 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Lets the following reads come from the device, not from pages that a failed sync of an
     /// earlier process left in the cache, clean and never written. Call after `sync_data`.
     fn drop_cache(&self) -> io::Result<()>;
+    /// The whole file as memory, if the disk can. Nobody writes to the file as long as somebody holds the map.
+    fn map(&self) -> io::Result<Option<Map>> {
+        Ok(None)
+    }
 }
 
 /// A directory of the real file system.
@@ -274,5 +280,9 @@ impl DiskFile for FsFile {
             None,
             rustix::fs::Advice::DontNeed,
         )?)
+    }
+
+    fn map(&self) -> io::Result<Option<Map>> {
+        Map::new(&self.file)
     }
 }

@@ -57,6 +57,13 @@ impl Generation {
         }
         hasher
     }
+
+    /// The checksum of bytes that belong to this use of the file, but are not in it.
+    pub(crate) fn sum(self, bytes: &[u8]) -> u32 {
+        let mut hasher = self.hasher();
+        hasher.update(bytes);
+        hasher.finalize()
+    }
 }
 
 /// What a batch says about itself and about the log before it.
@@ -319,10 +326,10 @@ fn put_hard_state(out: &mut Vec<u8>, state: HardState) {
 }
 
 /// Bytes that are read from the front, never past their end.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl Fields<'_> {
-    fn take(&mut self, count: usize) -> Option<&[u8]> {
+    pub(crate) fn take(&mut self, count: usize) -> Option<&[u8]> {
         let (head, tail) = self.0.split_at_checked(count)?;
         self.0 = tail;
         Some(head)
@@ -332,12 +339,12 @@ impl Fields<'_> {
         self.take(1).map(|b| b[0])
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         let bytes = self.take(4)?.try_into().expect("four bytes");
         Some(u32::from_le_bytes(bytes))
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         let bytes = self.take(8)?.try_into().expect("eight bytes");
         Some(u64::from_le_bytes(bytes))
     }
@@ -383,6 +390,8 @@ pub(crate) struct Record {
 pub(crate) struct Batch {
     pub(crate) header: Header,
     pub(crate) records: Vec<Record>,
+    /// The items as they are stored.
+    pub(crate) items: Bytes,
 }
 
 /// Bytes that are not a batch of this generation.
@@ -441,7 +450,12 @@ impl Batch {
                 blocks: damaged.iter().map(|r| r.offset).collect(),
             });
         }
-        Ok(Self { header, records })
+        let items = bytes.slice_ref(items);
+        Ok(Self {
+            header,
+            records,
+            items,
+        })
     }
 }
 
@@ -452,7 +466,7 @@ fn groups_of<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<GroupId> {
     groups
 }
 
-fn decode_records(items: &[u8], header: &Header) -> Option<Vec<Record>> {
+pub(crate) fn decode_records(items: &[u8], header: &Header) -> Option<Vec<Record>> {
     let mut fields = Fields(items);
     let mut records = Vec::new(); // grows with the bytes that are there, not with the count
     let mut body_end = 0u32;

@@ -29,6 +29,8 @@ pub(crate) struct Position {
     /// From the batch's first byte.
     pub(crate) offset: u32,
     pub(crate) bytes: u32,
+    /// Of the block, as its item tells: another block in its place is not taken for it.
+    pub(crate) checksum: u32,
 }
 
 /// A run of entries in one stored block; the block may hold more, cut off since.
@@ -310,6 +312,7 @@ fn span(stored: BlockItem, sequence: u64, offset: u32) -> Span {
             sequence,
             offset,
             bytes: stored.bytes,
+            checksum: stored.checksum,
         },
     }
 }

@@ -12,7 +12,7 @@ use crate::disk::{Access, Disk, FsDisk};
 use crate::error::Error;
 use crate::format::{PAGE_BYTES, Record};
 use crate::index::Group;
-use crate::recover::{Loaded, Scanner};
+use crate::recover::{Loaded, Outlines, Scanner};
 use crate::repairs::Repairs;
 use crate::reserve::spare_number;
 use crate::segment::{Segment, SegmentId};
@@ -251,6 +251,7 @@ pub(crate) fn scanner(disk: &FsDisk, incarnation: u64) -> Scanner<'_> {
         disk,
         incarnation,
         access: Access::ReadOnly,
+        outlines: Outlines::Ignored,
     }
 }
 

@@ -25,9 +25,9 @@
 //! `repair`.
 //!
 //! There is no manifest file: segment ids order the files, and each batch's header says which
-//! segment is the oldest still needed, in the same write that makes it so. Reads are positional
-//! reads below the written end, checked against the block's checksum; so no map, no `unsafe`.
-#![forbid(unsafe_code)]
+//! segment is the oldest still needed, in the same write that makes it so. Reads of full segments are from
+//! memory maps (`map`, the only module with `unsafe`), those of the active one positional reads; both are checked
+//! against the block's checksum. What full segments hold is told by `outline` files, so that a start does not read them.
 
 mod batch;
 mod buffer;
@@ -41,13 +41,16 @@ mod error;
 mod format;
 mod index;
 mod inspect;
+mod map;
 mod metrics;
 mod options;
+mod outline;
 mod reclaim;
 mod recover;
 mod repair;
 mod repairs;
 mod reserve;
+mod scrub;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
@@ -59,6 +62,7 @@ mod tests;
 mod waiting;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -75,6 +79,7 @@ pub use format::{FORMAT_VERSION, PAGE_BYTES};
 pub use inspect::{
     GroupReport, Pin, Problem, Report, SegmentReport, VerifyReport, inspect, verify,
 };
+pub use map::Map;
 pub use metrics::Metrics;
 pub use options::{Identity, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options};
 pub use repair::{Describe, RepairPlan, plan_repair, repair};
@@ -87,8 +92,9 @@ pub use space::LogSpace;
 pub use writer::{Turn, Writer};
 
 use directory::DirectoryLock;
-use recover::{Scan, Scanner};
-use reserve::{Prepared, Reserve};
+use outline::{Ending, Outline};
+use recover::{Outlined, Outlines, Scan, Scanner};
+use reserve::{Left, Prepared, Reserve, Reuse};
 use segment::Segment;
 use state::State;
 use waiting::{DurableSignal, Fenced};
@@ -102,6 +108,8 @@ pub struct LogDb {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Given up by [`LogDb::close`], when nothing is written any more.
     lock: Mutex<Option<DirectoryLock>>,
+    /// Segments that were not read at a start after a crash.
+    unread: Vec<SegmentId>,
 }
 
 impl LogDb {
@@ -141,8 +149,16 @@ impl LogDb {
             )?
         };
         log.threads.lock().push(writer);
-        let reserve = spawn("log-reserve", Box::new(move || shared.reserve.run()))?;
+        let reserve = {
+            let shared = Arc::clone(&shared);
+            spawn("log-reserve", Box::new(move || shared.reserve.run()))?
+        };
         log.threads.lock().push(reserve);
+        let unread = std::mem::take(&mut log.unread);
+        if !unread.is_empty() {
+            let work = Box::new(move || scrub::run(&shared, &unread));
+            log.threads.lock().push(spawn("log-scrub", work)?);
+        }
         Ok(Arc::new(log))
     }
 
@@ -170,9 +186,15 @@ impl LogDb {
             disk: &*disk,
             incarnation,
             access: Access::ReadWrite,
+            outlines: Outlines::Used,
         };
         let scan = scanner.scan()?;
-        let (state, reserve) = prepare(scan, disk, &options)?;
+        let Ready {
+            state,
+            reserve,
+            outline,
+            unread,
+        } = prepare(scan, disk, incarnation, &options)?;
         let shared = Arc::new(Shared {
             durable: DurableSignal::new(state.durable),
             state: Mutex::new(state),
@@ -189,8 +211,9 @@ impl LogDb {
             writer: None,
             threads: Mutex::new(Vec::new()),
             lock: Mutex::new(None),
+            unread,
         };
-        Ok((log, Writer::new(shared)))
+        Ok((log, Writer::new(shared, outline)))
     }
 
     /// Appends and waits until it is on stable storage, with all that was appended before. What several threads
@@ -263,13 +286,24 @@ impl Drop for LogDb {
     }
 }
 
+/// A log that may be written to.
+struct Ready {
+    state: State,
+    reserve: Reserve,
+    /// Of the active segment.
+    outline: Option<Outline>,
+    /// Segments whose entries nobody has looked at since the crash.
+    unread: Vec<SegmentId>,
+}
+
 /// Makes the directory fit for writing: clears the torn tail, finds the active segment and the
 /// files to use next.
 fn prepare(
     mut scan: Scan,
     disk: Arc<dyn Disk>,
+    incarnation: u64,
     options: &Options,
-) -> Result<(State, Reserve), Error> {
+) -> Result<Ready, Error> {
     let spares = clean_up(&disk, options)?;
     let mut dead = Vec::new();
     for id in scan.dead {
@@ -279,20 +313,30 @@ fn prepare(
     }
     let active = scan.table.iter().last();
     let is_new = active.is_none();
+    let is_empty = active.is_none_or(|active| active.batches() == 0);
     let wanted = active.map_or(scan.oldest, |active| active.id.next());
-    let mut ready = None;
+    let mut left = Left {
+        spares,
+        ready: None,
+        outlined: keep_outlines(&scan.outlines, &*disk)?,
+    };
     scan.repairs.forget_if_old(&*disk, scan.oldest)?;
     if let Some(active) = active {
-        recover::scrub(active.file.as_ref(), active.end, active.file_bytes)?;
+        if !scan.is_closed {
+            recover::scrub(active.file.as_ref(), active.end, active.file_bytes)?;
+        }
         let file = disk.open_durable(&active.id.file_name());
         let file = file.map_err(Error::io("opening a segment"))?;
         scan.table.reopen_active(file);
-        ready = take_prepared(&scan.empty, &disk)?;
-        // Names that an earlier process did not sync are synced before they are relied on.
+        left.ready = take_prepared(&scan.empty, &disk)?;
+        // Names that an earlier process did not sync are synced before they are relied on; and the active
+        // segment's outline is gone for good before the segment is written to.
         disk.sync_dir()
             .map_err(Error::io("syncing the log directory"))?;
     }
-    let reserve = Reserve::new(disk, options, spares, ready, wanted);
+    let reserve = Reserve::new(disk, incarnation, options, left, wanted);
+    let outline = scan.outlines.pop().map(|active| active.outline);
+    let outline = outline.or(is_empty.then(Outline::default));
     if is_new {
         let first = reserve
             .take_next(0)
@@ -300,12 +344,42 @@ fn prepare(
         let segment = Segment::new(first.id, first.file, first.bytes, scan.last_sequence + 1);
         scan.table.push(segment);
     }
+    let mut unread = Vec::new();
+    for sealed in scan.outlines {
+        let file_bytes = scan.table.file_bytes(sealed.segment);
+        match (sealed.is_stored, file_bytes) {
+            (false, Some(bytes)) => {
+                reserve.put_outline(sealed.segment, bytes, sealed.outline, Ending::Sealed);
+            }
+            (true, _) if !scan.is_closed => unread.push(sealed.segment),
+            _ => {}
+        }
+    }
     for (id, bytes) in dead {
-        reserve.retire(id, bytes);
+        reserve.retire(id, bytes, Reuse::Allowed);
     }
     let mut state = State::new(scan.index, scan.table, scan.last_sequence, scan.oldest);
     state.is_tail_unproven = scan.is_tail_unproven;
-    Ok((state, reserve))
+    Ok(Ready {
+        state,
+        reserve,
+        outline,
+        unread,
+    })
+}
+
+/// Deletes all outlines but those that were used, and that of the active segment too.
+fn keep_outlines(known: &[Outlined], disk: &dyn Disk) -> Result<BTreeSet<SegmentId>, Error> {
+    let sealed = known.iter().rev().skip(1);
+    let kept: BTreeSet<_> = sealed.filter(|o| o.is_stored).map(|o| o.segment).collect();
+    let names = disk.list().map_err(Error::io("listing segments"))?;
+    for name in names {
+        if outline::segment_of(&name).is_some_and(|id| !kept.contains(&id)) {
+            disk.remove(&name)
+                .map_err(Error::io("removing an outline"))?;
+        }
+    }
+    Ok(kept)
 }
 
 /// Deletes half-made files; returns the spares.

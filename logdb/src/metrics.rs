@@ -21,6 +21,8 @@ pub struct Metrics {
     pub appends_per_sync: Histogram,
     /// Bytes of each batch, padding included.
     pub batch_bytes: Histogram,
+    /// Batches that were found damaged while the log was open, by the check after a crash.
+    pub damaged_batches: Counter,
 }
 
 impl Default for Metrics {
@@ -32,6 +34,7 @@ impl Default for Metrics {
             batches: Counter::default(),
             appends_per_sync: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             batch_bytes: Histogram::new(exponential_buckets(4096.0, 2.0, 14)),
+            damaged_batches: Counter::default(),
         }
     }
 }
@@ -50,6 +53,11 @@ impl Metrics {
         log.register("appends_per_fsync", "Appends that share a sync", appends);
         let batch_bytes = self.batch_bytes.clone();
         log.register("batch_bytes", "Bytes of each batch", batch_bytes);
+        log.register(
+            "damaged_batches",
+            "Batches found damaged by the check after a crash",
+            self.damaged_batches.clone(),
+        );
     }
 
     pub(crate) fn on_batch(&self, bytes: u64, appends: u32, sync: Duration) {

@@ -17,6 +17,8 @@
 //! - Files are synced, and the page cache dropped, before they are read: 1. a process dies between
 //!   write and sync, or after a failed sync; 2. the next one reads the batch from the page cache
 //!   and counts on it; 3. power fails, and it never was on the disk.
+//! - A segment with an outline is not read: the outline says what it holds. A log that was shut down ends where
+//!   its last outline says, and what prepared segments hold after it was never part of the log.
 //! - What is cut is overwritten with zeros and synced before the log is used: 1. a half batch
 //!   with sequence n is cut; 2. a shorter one takes its place; 3. no later recovery must see the
 //!   old one's rest. Opening twice finds the same.
@@ -32,6 +34,7 @@ use crate::error::Error;
 use crate::format::{Batch, Damage, Generation, Header, PAGE_BYTES};
 use crate::index::Index;
 use crate::options::MIN_SEGMENT_BYTES;
+use crate::outline::{Ending, Outline, Stored};
 use crate::repairs::{Loss, Repairs};
 use crate::segment::{Segment, SegmentId, SegmentTable};
 
@@ -51,6 +54,18 @@ pub(crate) struct Scan {
     /// What was given up before, and how much of it was met.
     pub(crate) repairs: Repairs,
     repairs_met: usize,
+    /// The log was shut down: nothing is torn at its end.
+    pub(crate) is_closed: bool,
+    /// Of each segment in use, oldest first; empty if some of their bytes were given up.
+    pub(crate) outlines: Vec<Outlined>,
+}
+
+/// What is known of a segment in use.
+pub(crate) struct Outlined {
+    pub(crate) segment: SegmentId,
+    pub(crate) outline: Outline,
+    /// It was found as an outline, and the segment was not read.
+    pub(crate) is_stored: bool,
 }
 
 /// What lies at a place.
@@ -66,6 +81,15 @@ pub(crate) struct Scanner<'a> {
     pub(crate) disk: &'a dyn Disk,
     pub(crate) incarnation: u64,
     pub(crate) access: Access,
+    /// Whether outlines are read in place of their segments. Who checks every byte does without.
+    pub(crate) outlines: Outlines,
+}
+
+/// See [`Scanner::outlines`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outlines {
+    Used,
+    Ignored,
 }
 
 /// Where the valid batches end, as known so far.
@@ -170,10 +194,7 @@ impl Scanner<'_> {
         let loaded = Loaded {
             file,
             bytes: bytes.into(),
-            generation: Generation {
-                incarnation: self.incarnation,
-                segment: id,
-            },
+            generation: self.generation(id),
         };
         loaded.check_length()?;
         Ok(loaded)
@@ -181,10 +202,6 @@ impl Scanner<'_> {
 
     /// Whether a batch begins where the segment does, as far as its header says. Reads one page of it.
     fn begins_with_header(&self, id: SegmentId) -> Result<bool, Error> {
-        let generation = Generation {
-            incarnation: self.incarnation,
-            segment: id,
-        };
         let mut page = vec![0; place(PAGE_BYTES)];
         let read = self.disk.open(&id.file_name()).and_then(|file| {
             let is_there = file.len()? >= PAGE_BYTES;
@@ -194,7 +211,7 @@ impl Scanner<'_> {
             Ok(is_there)
         });
         let is_there = read.map_err(Error::io("reading a segment"))?;
-        Ok(is_there && Header::decode(&page, generation).is_some())
+        Ok(is_there && Header::decode(&page, self.generation(id)).is_some())
     }
 
     /// Reads everything, and refuses damage that was not given up.
@@ -219,6 +236,8 @@ impl Scanner<'_> {
             empty: Vec::new(),
             repairs,
             repairs_met: 0,
+            is_closed: false,
+            outlines: Vec::new(),
         };
         let mut end: Option<End> = None;
         let mut expected_id = scan.oldest;
@@ -233,8 +252,19 @@ impl Scanner<'_> {
                 });
             }
             expected_id = id.next();
-            let loaded = self.load(id)?;
+            if scan.is_closed {
+                scan.empty.push(id);
+                continue;
+            }
             let is_first = end.is_none();
+            if let Some(stored) = self.outline(id, &scan.repairs)
+                && scan.empty.is_empty()
+                && is_next(&scan, stored.outline.first_sequence(), is_first)
+            {
+                end = Some(self.apply_outline(&mut scan, id, stored)?);
+                continue;
+            }
+            let loaded = self.load(id)?;
             match self.scan_segment(&mut scan, &loaded, end)? {
                 (next_end, true) => end = Some(next_end),
                 (last_end, false) if is_first && oldest.is_some() => {
@@ -253,7 +283,54 @@ impl Scanner<'_> {
         {
             return Err(corrupt(end)); // it was all there when it was repaired
         }
+        if !scan.repairs.list.is_empty() {
+            scan.outlines.clear();
+        }
         Ok(scan)
+    }
+
+    /// The outline of a segment, if it is to be used and nothing was given up.
+    fn outline(&self, id: SegmentId, repairs: &Repairs) -> Option<Stored> {
+        let is_used = self.outlines == Outlines::Used && repairs.list.is_empty();
+        is_used.then(|| Outline::load(self.disk, self.generation(id)))?
+    }
+
+    fn generation(&self, segment: SegmentId) -> Generation {
+        Generation {
+            incarnation: self.incarnation,
+            segment,
+        }
+    }
+
+    /// Takes what an outline tells into account; tells where its batches end.
+    fn apply_outline(&self, scan: &mut Scan, id: SegmentId, stored: Stored) -> Result<End, Error> {
+        let file = self.disk.open(&id.file_name());
+        let file = file.map_err(Error::io("opening a segment"))?;
+        let bytes = file.len().map_err(Error::io("reading a segment"))?;
+        if bytes != stored.file_bytes {
+            return Err(Error::WrongLength {
+                segment: id,
+                bytes,
+                expected: Some(stored.file_bytes),
+            });
+        }
+        let first = stored.outline.first_sequence();
+        scan.table.push(Segment::new(id, file, bytes, first));
+        for batch in &stored.batches {
+            apply_batch(scan, batch);
+        }
+        scan.is_closed = stored.ending == Ending::Closed;
+        let offset = stored.outline.end();
+        scan.outlines.push(Outlined {
+            segment: id,
+            outline: stored.outline,
+            is_stored: true,
+        });
+        Ok(End {
+            segment: id,
+            offset,
+            damage: Damage::new("the segment ends"),
+        })
     }
 
     /// What the last batch of all says is the oldest segment it needs; `None` without batches.
@@ -263,6 +340,9 @@ impl Scanner<'_> {
         repairs: &Repairs,
     ) -> Result<Option<SegmentId>, Error> {
         for id in ids.iter().rev() {
+            if let Some(stored) = self.outline(*id, repairs) {
+                return Ok(Some(stored.outline.oldest()));
+            }
             let is_lost = repairs.loss_at(*id, 0).is_some();
             if !is_lost && !self.begins_with_header(*id)? {
                 continue; // nothing in it can be read
@@ -376,6 +456,11 @@ fn new_segment(loaded: &Loaded, first_sequence: u64) -> Segment {
 fn apply(scan: &mut Scan, loaded: &Loaded, found: &Found, offset: u64) -> u64 {
     if offset == 0 {
         let segment = new_segment(loaded, found.first_sequence());
+        scan.outlines.push(Outlined {
+            segment: segment.id,
+            outline: Outline::default(),
+            is_stored: false,
+        });
         scan.table.push(segment);
     }
     let batch = match found {
@@ -386,6 +471,13 @@ fn apply(scan: &mut Scan, loaded: &Loaded, found: &Found, offset: u64) -> u64 {
             return end;
         }
     };
+    apply_batch(scan, batch);
+    let outlined = scan.outlines.last_mut().expect("the segment has begun");
+    outlined.outline.push(&batch.header, &batch.items);
+    offset + batch.header.padded_bytes()
+}
+
+fn apply_batch(scan: &mut Scan, batch: &Batch) {
     let header = &batch.header;
     scan.table.place(header.sequence, header.padded_bytes());
     for record in &batch.records {
@@ -395,7 +487,6 @@ fn apply(scan: &mut Scan, loaded: &Loaded, found: &Found, offset: u64) -> u64 {
     }
     scan.last_sequence = header.sequence;
     scan.is_tail_unproven = header.item_count > 0;
-    offset + header.padded_bytes()
 }
 
 /// Applies the repairs that were made when the log ended here.

@@ -29,7 +29,7 @@ use crate::disk::{Access, Disk, FsDisk};
 use crate::error::Error;
 use crate::index::{Index, Span};
 use crate::inspect::Problem;
-use crate::recover::Scanner;
+use crate::recover::{Outlines, Scanner};
 use crate::repairs::{GivenUp, Loss, Repair, Repairs};
 use crate::segment::SegmentId;
 
@@ -112,6 +112,7 @@ impl<'a> Survey<'a> {
             disk,
             incarnation,
             access,
+            outlines: Outlines::Ignored,
         };
         let known = Repairs::load(disk, incarnation)?;
         let walk = Walk::new(&scanner, &known)?.run()?;

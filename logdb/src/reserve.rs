@@ -3,8 +3,10 @@
 //! A recycled or new file gets its name in the background, and the name is durable before the
 //! file is handed out; so rolling to the next segment costs the writer no operation at all.
 //! Names: a used-up segment becomes `spare-N.seg`, a spare becomes `<id>.seg`. A file is made
-//! under a name in `.tmp` and renamed when its zeros are synced.
+//! under a name in `.tmp` and renamed when its zeros are synced. Outlines of full segments are written here
+//! too, and deleted before their segment's file is used again.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Condvar, Mutex};
 
 use crate::disk::{Disk, DiskFile};
+use crate::format::Generation;
+use crate::outline::{self, Ending, Outline};
 use crate::segment::SegmentId;
 use multiraft_engine::planted;
 
@@ -24,13 +28,30 @@ pub(crate) struct Prepared {
     pub(crate) bytes: u64,
 }
 
+/// An outline to be written.
+struct Sketch {
+    segment: SegmentId,
+    file_bytes: u64,
+    outline: Outline,
+    ending: Ending,
+}
+
+/// Whether other batches may be written into a file that was given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    Allowed,
+    /// Somebody reads it.
+    Forbidden,
+}
+
 /// What the writer and the background share; held for moments.
 struct Desk {
     ready: Option<Prepared>,
     /// The id to prepare next.
     wanted: SegmentId,
-    /// Names and lengths of files that were given back.
-    retired: Vec<(String, u64)>,
+    /// Segments that were given back, and the lengths of their files.
+    retired: Vec<(SegmentId, u64, Reuse)>,
+    sketches: Vec<Sketch>,
     stopping: bool,
 }
 
@@ -38,11 +59,22 @@ struct Desk {
 struct Shelf {
     spares: Vec<String>,
     next_spare: u64,
+    /// Segments that have an outline.
+    outlined: BTreeSet<SegmentId>,
+}
+
+/// What a start finds beside the segments that count.
+pub(crate) struct Left {
+    pub(crate) spares: Vec<String>,
+    pub(crate) ready: Option<Prepared>,
+    /// Full segments that have an outline.
+    pub(crate) outlined: BTreeSet<SegmentId>,
 }
 
 /// The prepared segment and the spares.
 pub(crate) struct Reserve {
     disk: Arc<dyn Disk>,
+    incarnation: u64,
     segment_bytes: u64,
     max_spares: usize,
     min_free_bytes: u64,
@@ -53,18 +85,24 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// Starts with the spares found in the directory; `wanted` is the id after the active one.
+    /// Starts with what is left in the directory; `wanted` is the id after the active one.
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
+        incarnation: u64,
         options: &crate::Options,
-        spares: Vec<String>,
-        ready: Option<Prepared>,
+        left: Left,
         wanted: SegmentId,
     ) -> Self {
+        let Left {
+            spares,
+            ready,
+            outlined,
+        } = left;
         let numbers = spares.iter().filter_map(|name| spare_number(name));
         let next_spare = numbers.max().map_or(0, |n| n + 1);
         Self {
             disk,
+            incarnation,
             segment_bytes: options.segment_bytes,
             max_spares: options.max_spares as usize,
             min_free_bytes: options.min_free_bytes,
@@ -72,9 +110,14 @@ impl Reserve {
                 ready,
                 wanted,
                 retired: Vec::new(),
+                sketches: Vec::new(),
                 stopping: false,
             }),
-            shelf: Mutex::new(Shelf { spares, next_spare }),
+            shelf: Mutex::new(Shelf {
+                spares,
+                next_spare,
+                outlined,
+            }),
             wake: Condvar::new(),
             has_room: AtomicBool::new(true),
         }
@@ -102,9 +145,58 @@ impl Reserve {
     }
 
     /// Gives back a file whose segment is dead.
-    pub(crate) fn retire(&self, id: SegmentId, bytes: u64) {
-        self.desk.lock().retired.push((id.file_name(), bytes));
+    pub(crate) fn retire(&self, id: SegmentId, bytes: u64, reuse: Reuse) {
+        self.desk.lock().retired.push((id, bytes, reuse));
         self.wake.notify_one();
+    }
+
+    /// An outline to be written, of a segment to which nobody writes any more.
+    pub(crate) fn put_outline(
+        &self,
+        segment: SegmentId,
+        file_bytes: u64,
+        outline: Outline,
+        ending: Ending,
+    ) {
+        if outline.is_empty() {
+            return;
+        }
+        self.desk.lock().sketches.push(Sketch {
+            segment,
+            file_bytes,
+            outline,
+            ending,
+        });
+        self.wake.notify_one();
+    }
+
+    /// Writes the outlines that wait. One that cannot be written is given up: its segment is read instead.
+    pub(crate) fn store_outlines(&self) {
+        self.store_outlines_on(&mut self.shelf.lock());
+    }
+
+    fn store_outlines_on(&self, files: &mut Shelf) {
+        let sketches = std::mem::take(&mut self.desk.lock().sketches);
+        for sketch in sketches {
+            let Sketch {
+                segment,
+                file_bytes,
+                outline,
+                ending,
+            } = sketch;
+            let generation = Generation {
+                incarnation: self.incarnation,
+                segment,
+            };
+            match outline.store(&*self.disk, generation, file_bytes, ending) {
+                Ok(()) => {
+                    files.outlined.insert(segment);
+                }
+                Err(error) => {
+                    tracing::warn!(%segment, %error, "no outline of a log segment: the next start reads it");
+                }
+            }
+        }
     }
 
     /// The segment after the active one, of at least `min_bytes`. Waits for the disk only if the
@@ -160,8 +252,14 @@ impl Reserve {
 
     fn shelve_retired(&self, files: &mut Shelf) -> io::Result<()> {
         let retired = std::mem::take(&mut self.desk.lock().retired);
-        for (name, bytes) in retired {
-            if bytes == self.segment_bytes && files.spares.len() < self.max_spares {
+        for (id, bytes, reuse) in retired {
+            let name = id.file_name();
+            self.desk.lock().sketches.retain(|s| s.segment != id);
+            if files.outlined.remove(&id) {
+                self.disk.remove(&outline::file_name(id))?;
+            }
+            let fits = bytes == self.segment_bytes && files.spares.len() < self.max_spares;
+            if fits && reuse == Reuse::Allowed {
                 let spare = files.new_name();
                 self.disk.rename(&name, &spare)?;
                 files.spares.push(spare);
@@ -188,6 +286,7 @@ impl Reserve {
             self.desk.lock().ready = Some(next);
             self.refresh_room();
         }
+        self.store_outlines_on(&mut files);
         Ok(())
     }
 
@@ -204,7 +303,8 @@ impl Reserve {
                 continue;
             }
             let mut desk = self.desk.lock();
-            if !desk.stopping && desk.ready.is_some() && desk.retired.is_empty() {
+            let is_idle = desk.retired.is_empty() && desk.sketches.is_empty();
+            if !desk.stopping && desk.ready.is_some() && is_idle {
                 self.wake.wait(&mut desk);
             }
         }

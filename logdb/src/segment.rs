@@ -3,6 +3,7 @@
 //! Invariant: segment ids are gapless and batch sequences are gapless over them, so a batch is
 //! found by its sequence alone, at four bytes of memory a batch.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use multiraft_engine::planted;
 
 use crate::disk::DiskFile;
 use crate::format::PAGE_BYTES;
+use crate::map::Map;
 
 /// The id of one use of one segment file, from 1; rises with each use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -45,6 +47,8 @@ pub(crate) struct Segment {
     pub(crate) id: SegmentId,
     /// Cloned only under the state's lock, by readers; no clone means no reader.
     pub(crate) file: Arc<dyn DiskFile>,
+    /// Of a full segment that was read; given out as the file is. `None` in it: there are no maps here.
+    map: OnceCell<Option<Map>>,
     pub(crate) file_bytes: u64,
     /// Sequence of its first batch.
     first_sequence: u64,
@@ -68,6 +72,7 @@ impl Segment {
         Self {
             id,
             file,
+            map: OnceCell::new(),
             file_bytes,
             first_sequence,
             pages: Vec::new(),
@@ -82,6 +87,24 @@ impl Segment {
         self.first_sequence + self.pages.len() as u64 - 1
     }
 
+    /// Whether somebody reads it, or holds bytes of it.
+    pub(crate) fn is_read(&self) -> bool {
+        let map = self.map.get().and_then(Option::as_ref);
+        Arc::strong_count(&self.file) > 1 || map.is_some_and(Map::is_held)
+    }
+
+    /// Its bytes, if nobody writes to it any more.
+    fn map(&self) -> Option<&Map> {
+        let map = self.map.get_or_init(|| {
+            let map = self.file.map();
+            map.unwrap_or_else(|error| {
+                tracing::warn!(segment = %self.id, %error, "a log segment cannot be mapped: reads are copied");
+                None
+            })
+        });
+        map.as_ref()
+    }
+
     pub(crate) fn batches(&self) -> usize {
         self.pages.len()
     }
@@ -90,6 +113,12 @@ impl Segment {
     fn is_dead(&self, durable: u64) -> bool {
         self.live_bytes == 0 && self.last_kill <= durable
     }
+}
+
+/// What a segment is read from.
+pub(crate) enum Bytes {
+    Mapped(Map),
+    InFile(Arc<dyn DiskFile>),
 }
 
 /// All segments in use and the batches on their way to one.
@@ -152,11 +181,30 @@ impl SegmentTable {
         (sequence <= self.segments[at].last_sequence()).then_some(at)
     }
 
-    /// File and offset of a written batch.
-    pub(crate) fn locate(&self, sequence: u64) -> Option<(&Arc<dyn DiskFile>, u64)> {
-        let segment = &self.segments[self.position(sequence)?];
+    /// Where a written batch is to be read, and its offset there.
+    pub(crate) fn locate(&self, sequence: u64) -> Option<(Bytes, u64)> {
+        let position = self.position(sequence)?;
+        let segment = &self.segments[position];
         let nth = usize::try_from(sequence - segment.first_sequence).expect("in memory");
-        Some((&segment.file, u64::from(segment.pages[nth]) * PAGE_BYTES))
+        let is_full = position + 1 < self.segments.len();
+        let map = is_full.then(|| segment.map()).flatten();
+        let bytes = match map {
+            Some(map) => Bytes::Mapped(map.clone()),
+            None => Bytes::InFile(Arc::clone(&segment.file)),
+        };
+        Some((bytes, u64::from(segment.pages[nth]) * PAGE_BYTES))
+    }
+
+    /// The length of a segment's file, while it is in use.
+    pub(crate) fn file_bytes(&self, id: SegmentId) -> Option<u64> {
+        self.segment(id).map(|segment| segment.file_bytes)
+    }
+
+    /// A segment in use.
+    pub(crate) fn segment(&self, id: SegmentId) -> Option<&Segment> {
+        let first = self.segments.front()?.id.0;
+        let nth = usize::try_from(id.0.checked_sub(first)?).ok()?;
+        self.segments.get(nth)
     }
 
     /// An item of batch `sequence` begins to count.
@@ -201,11 +249,10 @@ impl SegmentTable {
         has_died || self.segments.front().is_some_and(|s| s.id < published)
     }
 
-    /// Takes out the oldest segment if it is older than `oldest` and nobody reads it.
+    /// Takes out the oldest segment if it is older than `oldest`. Somebody may read it still.
     pub(crate) fn pop_older_than(&mut self, oldest: SegmentId) -> Option<Segment> {
         let front = self.segments.front()?;
-        let unused = front.id < oldest && Arc::strong_count(&front.file) == 1;
-        unused.then(|| self.segments.pop_front()).flatten()
+        (front.id < oldest).then(|| self.segments.pop_front())?
     }
 
     /// Sequence of the oldest batch that is left, or of the next one.

@@ -13,18 +13,14 @@ use multiraft_engine::types::{GroupId, Index as LogIndex};
 use crate::batch::PendingBatch;
 use crate::buffer::PageBuffer;
 use crate::cache::BatchCache;
-use crate::disk::DiskFile;
 use crate::format::{BlockItem, Item};
 use crate::index::{Index, Position, Span};
-use crate::segment::{SegmentId, SegmentTable};
+use crate::segment::{self, SegmentId, SegmentTable};
 
 /// Where a read finds a span's block.
 pub(crate) enum Source {
     Memory(Bytes),
-    Disk {
-        file: Arc<dyn DiskFile>,
-        offset: u64,
-    },
+    Segment { bytes: segment::Bytes, offset: u64 },
 }
 
 /// A part of a read: entries `first..=last` of a block.
@@ -252,9 +248,9 @@ impl State {
             Source::Memory(bytes)
         } else {
             let place = self.table.locate(span.at.sequence);
-            let (file, batch) = place.expect("a block that is not in memory was written");
-            Source::Disk {
-                file: Arc::clone(file),
+            let (bytes, batch) = place.expect("a block that is not in memory was written");
+            Source::Segment {
+                bytes,
                 offset: batch + u64::from(span.at.offset),
             }
         };
@@ -272,11 +268,16 @@ impl Found {
     pub(crate) fn load(&self, group: GroupId) -> Result<Block, LogError> {
         let bytes = match &self.source {
             Source::Memory(bytes) => bytes.clone(),
-            Source::Disk { file, offset } => {
-                let mut bytes = vec![0; self.at.bytes as usize];
-                file.read_exact_at(&mut bytes, *offset)
-                    .map_err(|e| LogError::Io(Arc::new(e)))?;
-                bytes.into()
+            Source::Segment { bytes, offset } => {
+                let count = self.at.bytes as usize;
+                let read = match bytes {
+                    segment::Bytes::Mapped(map) => map.get(*offset, count),
+                    segment::Bytes::InFile(file) => {
+                        let mut read = vec![0; count];
+                        file.read_exact_at(&mut read, *offset).map(|()| read.into())
+                    }
+                };
+                read.map_err(|e| LogError::Io(Arc::new(e)))?
             }
         };
         let damaged = LogError::Damaged {
@@ -284,9 +285,10 @@ impl Found {
             index: self.first,
         };
         let block = Block::decode(bytes).map_err(|_| damaged)?;
-        if block.first() > self.first || block.last() < self.last {
+        let is_another = block.checksum() != self.at.checksum;
+        if is_another || block.first() > self.first || block.last() < self.last {
             let index = self.first;
-            return Err(LogError::Damaged { group, index }); // another block's bytes
+            return Err(LogError::Damaged { group, index });
         }
         Ok(block.slice(self.first, self.last))
     }

@@ -24,6 +24,7 @@ use crate::compact::Compactor;
 use crate::format::Generation;
 use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::outline::{Ending, Outline};
 use crate::reserve::Reserve;
 use crate::segment::{Segment, SegmentId};
 use crate::state::State;
@@ -78,7 +79,7 @@ pub(crate) fn run(writer: &Mutex<Writer>, shared: &Shared) {
         match turn {
             Turn::Fenced => return,
             Turn::Full if is_closing => return, // what is pending was never acknowledged
-            Turn::Idle if is_closing => return writer.lock().prove_tail(),
+            Turn::Idle if is_closing => return writer.lock().finish(),
             Turn::Worked | Turn::Idle => shared.give_up_lead(),
             Turn::Full => {
                 let mut state = shared.state.lock();
@@ -109,15 +110,18 @@ pub struct Writer {
     compactor: Compactor,
     /// Bytes to write before free space and compaction are looked at again.
     unchecked_bytes: u64,
+    /// Of the active segment; `None` if it is not known what is in it, since some of it was given up.
+    outline: Option<Outline>,
 }
 
 impl Writer {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, outline: Option<Outline>) -> Self {
         let compactor = Compactor::new(Arc::clone(&shared));
         Self {
             shared,
             compactor,
             unchecked_bytes: 0,
+            outline,
         }
     }
 
@@ -167,6 +171,26 @@ impl Writer {
         self.commit()
     }
 
+    /// A clean shutdown, when nothing is pending: proves the tail, and writes down where the log ends. Nothing may
+    /// be appended afterwards. The log's thread does it at [`LogDb::close`](crate::LogDb::close); it is here for
+    /// who turns the writer.
+    pub fn finish(&mut self) {
+        self.prove_tail();
+        let active = {
+            let state = self.shared.state.lock();
+            let is_done = state.fenced.is_none() && state.pending.is_empty();
+            let active = state.table.active();
+            (is_done && !state.is_tail_unproven).then_some((active.id, active.file_bytes))
+        };
+        if let Some((id, file_bytes)) = active
+            && let Some(outline) = self.outline.take()
+        {
+            let reserve = &self.shared.reserve;
+            reserve.put_outline(id, file_bytes, outline, Ending::Closed);
+            reserve.store_outlines();
+        }
+    }
+
     /// Ends a clean shutdown with an empty batch: it proves that the batch before it was durable,
     /// so that damage to that one is found and not taken for a torn tail.
     pub(crate) fn prove_tail(&mut self) {
@@ -209,6 +233,9 @@ impl Writer {
             return self.fence(error);
         }
         drop((file, bytes)); // who holds them keeps a segment from being retired, a buffer from being used again
+        if let Some(outline) = &mut self.outline {
+            outline.push(&header, batch.items());
+        }
         let metrics = &self.shared.metrics;
         metrics.on_batch(padded_bytes, batch.appends, started.elapsed());
         let is_checked = self.unchecked_bytes < padded_bytes;
@@ -225,19 +252,25 @@ impl Writer {
     }
 
     /// Rolls to the next segment if the active one has no place for `bytes`.
-    fn make_place(&self, bytes: u64, sequence: u64) -> io::Result<()> {
-        {
+    fn make_place(&mut self, bytes: u64, sequence: u64) -> io::Result<()> {
+        let (full, full_bytes) = {
             let state = self.shared.state.lock();
             let active = state.table.active();
             if active.end + bytes <= active.file_bytes {
                 return Ok(());
             }
-        }
+            (active.id, active.file_bytes)
+        };
         let next = self.shared.reserve.take_next(bytes)?;
         let segment = Segment::new(next.id, next.file, next.bytes, sequence);
         let mut state = self.shared.state.lock();
         state.table.push(segment);
         state.is_compaction_due = true;
+        drop(state);
+        if let Some(outline) = self.outline.replace(Outline::default()) {
+            let reserve = &self.shared.reserve;
+            reserve.put_outline(full, full_bytes, outline, Ending::Sealed);
+        }
         Ok(())
     }
 

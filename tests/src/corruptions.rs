@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! number ─▶ a log, closed, with everything in it promised ─▶ one damage
-//!   refused   the start names what is wrong and changes nothing
+//!   refused   the start names what is wrong and changes nothing; or reads of the damaged block are refused
 //!   harmless  everything is there: the damage hit nothing that counts
 //!   silent    the log opens, and something is missing or wrong: the failure
 //! ```
@@ -18,14 +18,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arbitrary::Unstructured;
-use multiraft_engine::traits::{Log, WriteBatch};
+use multiraft_engine::traits::{Log, LogError, WriteBatch};
 use multiraft_logdb::sim::SimDisk;
 use multiraft_logdb::{Disk, Error, LogDb, PAGE_BYTES, Turn, verify};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
 use crate::caught::caught;
-use crate::log_model::{Model, contents, draw_write, options};
+use crate::log_model::{Model, contents, draw_write, options, try_contents};
 
 /// Corruptions that are tried on one log.
 const CASES_A_LOG: u64 = 50;
@@ -92,6 +92,8 @@ pub struct Corruption {
 pub struct Summary {
     /// The start refuses.
     pub refused: u64,
+    /// The log opens, and a read of what was damaged is refused.
+    pub unreadable: u64,
     /// Nothing that counts was hit.
     pub harmless: u64,
     /// How many were looked at by `verify` too.
@@ -101,7 +103,7 @@ pub struct Summary {
 impl Summary {
     /// All.
     pub fn cases(&self) -> u64 {
-        self.refused + self.harmless
+        self.refused + self.unreadable + self.harmless
     }
 }
 
@@ -231,8 +233,14 @@ impl ClosedLog {
                 at: at / PAGE * PAGE,
             },
             3 => Damage::Cut { length: at },
+            4 if !is_segment(&file) => Damage::ZeroPage { at: 0 },
             _ => {
-                let with = self.draw_file(rng);
+                let with = loop {
+                    let with = self.draw_file(rng);
+                    if is_segment(&with) {
+                        break with;
+                    }
+                };
                 let with_at = self.draw_place(&with, rng) / PAGE * PAGE;
                 Damage::Swap {
                     at: at / PAGE * PAGE,
@@ -273,7 +281,7 @@ impl ClosedLog {
         let files = self.damaged_files(corruption, rng);
         let disk = disk_of(&files);
         let opened = self.open(&disk);
-        let is_refused = opened.is_err();
+        let is_refused = !matches!(opened, Ok(Ok(_)));
         match opened {
             Err(Error::Io { what, source }) => panic!("{what}: {source}"),
             Err(_) => {
@@ -281,8 +289,10 @@ impl ClosedLog {
                 let left: Files = files.keys().map(|n| (n.clone(), disk.bytes(n))).collect();
                 assert_eq!(left, files, "changed by a refused start");
             }
-            Ok(found) if found == self.model => summary.harmless += 1,
-            Ok(found) => panic!("found {found:?}\ninstead of {:?}", self.model),
+            Ok(Err(LogError::Damaged { .. })) => summary.unreadable += 1,
+            Ok(Err(error)) => panic!("{error}"),
+            Ok(Ok(found)) if found == self.model => summary.harmless += 1,
+            Ok(Ok(found)) => panic!("found {found:?}\ninstead of {:?}", self.model),
         }
         if corruption.number.is_multiple_of(VERIFY_EACH) {
             summary.verified += 1;
@@ -290,7 +300,7 @@ impl ClosedLog {
             let report = verify(self.dir.path()).unwrap();
             assert!(
                 !is_refused || !report.problems.is_empty(),
-                "a start refuses what verify finds whole: {report:?}"
+                "refused is what verify finds whole: {report:?}"
             );
         }
     }
@@ -313,10 +323,10 @@ impl ClosedLog {
         }
     }
 
-    fn open(&self, disk: &Arc<SimDisk>) -> Result<Model, Error> {
+    fn open(&self, disk: &Arc<SimDisk>) -> Result<Result<Model, LogError>, Error> {
         let disk = Arc::<SimDisk>::clone(disk);
         let (log, _writer) = LogDb::open_on(disk, self.incarnation, options(Path::new("")))?;
-        Ok(contents(&log))
+        Ok(try_contents(&log))
     }
 
     fn damaged_files(&self, corruption: &Corruption, rng: &mut SmallRng) -> Files {
@@ -335,11 +345,16 @@ impl ClosedLog {
     }
 }
 
+/// Outlines are of any length, often less than a page.
+fn is_segment(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|e| e == "seg")
+}
+
 /// Puts the segments into the real directory, in the place of what is there.
 fn write_files(dir: &Path, files: &Files) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "seg") {
+        if path.extension().is_some_and(|e| e == "seg" || e == "idx") {
             std::fs::remove_file(path).unwrap();
         }
     }
@@ -348,7 +363,8 @@ fn write_files(dir: &Path, files: &Files) {
     }
 }
 
-/// Writes a drawn history and closes the log: its last batch is empty, and proves the one before.
+/// Writes a drawn history and closes the log: its last batch is empty, and proves the one before. Every other log
+/// is shut down as a node does it, which leaves an outline of the active segment too.
 fn write_log(disk: &Arc<SimDisk>, incarnation: u64, seed: u64) -> Model {
     let mut bytes = vec![0; HISTORY_BYTES];
     SmallRng::seed_from_u64(seed).fill_bytes(&mut bytes);
@@ -370,6 +386,9 @@ fn write_log(disk: &Arc<SimDisk>, incarnation: u64, seed: u64) -> Model {
         while writer.turn() == Turn::Worked {}
         log.prepare().unwrap();
     }
+    if seed.is_multiple_of(2) {
+        writer.finish();
+    }
     drop((log, writer));
     model
 }
@@ -388,7 +407,8 @@ fn disk_of(files: &Files) -> Arc<SimDisk> {
 fn used_bytes(bytes: &[u8]) -> usize {
     let last = bytes.iter().rposition(|byte| *byte != 0);
     let page = usize::try_from(PAGE_BYTES).unwrap();
-    last.map_or(0, |last| (last + 1).next_multiple_of(page))
+    let end = last.map_or(0, |last| (last + 1).next_multiple_of(page));
+    end.min(bytes.len()) // an outline may end before
 }
 
 /// The bytes of one file after this.

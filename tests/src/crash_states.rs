@@ -148,6 +148,8 @@ struct History {
     steps: Vec<Step>,
     /// The first is the empty log.
     models: Vec<Model>,
+    /// The log is shut down in the end.
+    closes: bool,
     /// Of the disk, when nothing fails.
     operations: u64,
     recycles: bool,
@@ -171,6 +173,7 @@ impl History {
         let mut history = Self {
             steps,
             models,
+            closes: input.arbitrary().unwrap(),
             operations: 0,
             recycles: false,
         };
@@ -204,6 +207,9 @@ impl History {
             }
         }
         while turn(&log, &mut writer) == Turn::Worked {}
+        if self.closes {
+            writer.finish();
+        }
         let durable = marks.take_durable();
         let last = durable.last().map_or(0, |(_, ticket)| *ticket);
         usize::try_from(last).unwrap()
@@ -247,6 +253,9 @@ fn go_on(disk: &Arc<SimDisk>, mut model: Model, rng: &mut SmallRng) {
     let write = draw_write(&mut model, &mut Unstructured::new(&bytes));
     assert!(append(&log, 1, write), "an open log takes writes");
     while turn(&log, &mut writer) == Turn::Worked {}
+    if rng.random() {
+        writer.finish();
+    }
     drop((log, writer));
     crash(disk, rng);
     let (log, _writer) = open(disk).expect("a crash is no damage");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use multiraft_engine::block::{Block, EntryKind};
-use multiraft_engine::traits::{GroupWrite, Log};
+use multiraft_engine::traits::{GroupWrite, Log, LogError};
 use multiraft_engine::types::{GroupId, HardState, Index, NodeId, Term};
 use multiraft_logdb::sim::SimDisk;
 use multiraft_logdb::{Error, Identity, LogDb, Options, Writer};
@@ -78,6 +78,14 @@ pub type Model = BTreeMap<u32, Stored>;
 
 /// All that a log holds, every entry read.
 pub fn contents(log: &LogDb) -> Model {
+    try_contents(log).unwrap()
+}
+
+/// The same, of a log that may be damaged.
+///
+/// # Errors
+/// The first read that is refused.
+pub fn try_contents(log: &LogDb) -> std::result::Result<Model, LogError> {
     let mut model = Model::new();
     for group in log.take_stored_groups() {
         let (first, last) = match (group.terms.first(), group.terms.last()) {
@@ -86,7 +94,7 @@ pub fn contents(log: &LogDb) -> Model {
         };
         let mut entries = Vec::new();
         if first <= last {
-            let blocks = log.read(group.group, first, last, usize::MAX).unwrap();
+            let blocks = log.read(group.group, first, last, usize::MAX)?;
             let all = blocks
                 .iter()
                 .flat_map(|block| block.entries().collect::<Vec<_>>());
@@ -105,7 +113,7 @@ pub fn contents(log: &LogDb) -> Model {
         };
         model.insert(group.group.0, stored);
     }
-    model
+    Ok(model)
 }
 
 /// A write of a drawn group, which the model then has too.

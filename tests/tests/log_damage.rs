@@ -28,7 +28,7 @@ fn no_corruption_of_a_closed_log_is_silent() {
     let summary = checked.unwrap_or_else(|silent| panic!("{silent}"));
     assert_eq!(summary.cases(), 1_000);
     assert!(
-        summary.refused > 200 && summary.harmless > 50,
+        summary.refused > 100 && summary.unreadable > 50 && summary.harmless > 50,
         "{summary:?}"
     );
 }

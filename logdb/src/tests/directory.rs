@@ -81,6 +81,30 @@ fn verify_names_damage_that_a_start_refuses() {
         (report.problems[0].offset, &report.problems[0].groups[..]),
         (0, &[3][..])
     );
+    // After a clean shutdown the start reads the outline, and the damage costs who reads it.
+    let outline = at(&dir).dir.join("0000000000000001.idx");
+    let kept = std::fs::read(&outline).unwrap();
+    let log = LogDb::open(at(&dir)).unwrap();
+    assert!(matches!(
+        payloads(&log, 3, 1, 1),
+        Err(LogError::Damaged {
+            group: GroupId(3),
+            index: Index(1)
+        })
+    ));
+    assert!(
+        !outline.exists(),
+        "no outline of a segment that is written to"
+    );
+    log.close();
+    assert_eq!(
+        std::fs::read(&outline).unwrap(),
+        kept,
+        "nothing was appended"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "not a byte changed");
+    // Without it everything is read.
+    std::fs::remove_file(&outline).unwrap();
     assert!(matches!(LogDb::open(at(&dir)), Err(Error::Corrupt { .. })));
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "not a byte changed");
 }

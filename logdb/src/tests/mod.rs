@@ -6,6 +6,8 @@ mod crash;
 mod directory;
 mod durable;
 mod format;
+mod maps;
+mod outlines;
 mod repair;
 
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use super::crash::writes;
 use super::{INCARNATION, batch, block, contents, drain, entries, hard_state, open, payloads};
 use crate::disk::{Access, Disk};
-use crate::recover::Scanner;
+use crate::recover::{Outlines, Scanner};
 use crate::repair::Survey;
 use crate::repairs::Repairs;
 use crate::sim::SimDisk;
@@ -251,6 +251,7 @@ fn promised(disk: &SimDisk) -> Vec<(SegmentId, usize, usize)> {
         disk,
         incarnation: INCARNATION,
         access: Access::ReadWrite,
+        outlines: Outlines::Ignored,
     };
     let oldest = scanner.scan().unwrap().oldest;
     let mut batches = Vec::new();
@@ -424,6 +425,7 @@ fn promised_headers(disk: &SimDisk) -> Vec<(String, usize)> {
         disk,
         incarnation: INCARNATION,
         access: Access::ReadWrite,
+        outlines: Outlines::Ignored,
     };
     let mut places = Vec::new();
     for id in scanner.segment_ids().unwrap() {

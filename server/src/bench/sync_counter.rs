@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use multiraft_logdb::{Access, Disk, DiskFile, FsDisk, Options};
+use multiraft_logdb::{Access, Disk, DiskFile, FsDisk, Map, Options};
 
 /// What a new log syncs beside its [`Disk`]: its directory's name, its identity's bytes and its
 /// identity's name.
@@ -113,5 +113,9 @@ impl DiskFile for CountingFile {
 
     fn drop_cache(&self) -> io::Result<()> {
         self.file.drop_cache()
+    }
+
+    fn map(&self) -> io::Result<Option<Map>> {
+        self.file.map()
     }
 }

@@ -7,8 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use multiraft_tests::corruptions::check_many;
 
 /// One damage to one file of a closed log: a bit, a sector of garbage, a page of zeros, a file cut
-/// short, two pages in each other's place. The start must refuse, or everything must be there. Exit
-/// code 1 when a log opens and something is missing or wrong.
+/// short, two pages in each other's place. The start or a read must refuse, or everything must be there.
+/// Exit code 1 when something is missing or wrong and nobody says so.
 #[derive(Parser)]
 struct Arguments {
     /// How many corruptions to try.
@@ -31,9 +31,10 @@ fn main() -> ExitCode {
     match checked {
         Ok(summary) => {
             println!(
-                "{} corruptions: {} refused, {} harmless, {} looked at by verify too",
+                "{} corruptions: {} refused at the start, {} when read, {} harmless, {} looked at by verify too",
                 summary.cases(),
                 summary.refused,
+                summary.unreadable,
                 summary.harmless,
                 summary.verified
             );
