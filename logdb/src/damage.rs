@@ -16,7 +16,8 @@ use multiraft_engine::types::GroupId;
 
 use crate::error::Error;
 use crate::format::{Damage, Header, Item, PAGE_BYTES};
-use crate::recover::{Found, Loaded, Scanner};
+use crate::loaded::{Found, Loaded};
+use crate::recover::Scanner;
 use crate::repairs::{Hole, Loss, Repairs};
 use crate::segment::SegmentId;
 
@@ -73,7 +74,9 @@ impl<'a> Walk<'a> {
         let all = scanner.segment_ids()?;
         let mut headers = Vec::new();
         for &id in &all {
-            headers.append(&mut headers_of(&scanner.load(id)?));
+            let loaded = scanner.load(id)?;
+            headers.append(&mut headers_of(&loaded));
+            loaded.check_read()?;
         }
         let oldest = headers.iter().map(|seen| seen.header.oldest);
         let oldest = oldest.max().unwrap_or_default().max(known.oldest());
@@ -107,7 +110,9 @@ impl<'a> Walk<'a> {
             let loaded = self.scanner.load(id)?;
             let mut offset = 0;
             while offset < loaded.len() {
-                let Some(next) = self.step(&loaded, offset)? else {
+                let next = self.step(&loaded, offset);
+                loaded.check_read()?;
+                let Some(next) = next? else {
                     break;
                 };
                 offset = next;

@@ -12,7 +12,8 @@ use crate::disk::{Access, Disk, FsDisk};
 use crate::error::Error;
 use crate::format::{PAGE_BYTES, Record};
 use crate::index::Group;
-use crate::recover::{Loaded, Outlines, Scanner};
+use crate::loaded::Loaded;
+use crate::recover::{Outlines, Scanner};
 use crate::repairs::Repairs;
 use crate::reserve::spare_number;
 use crate::segment::{Segment, SegmentId};
@@ -221,7 +222,10 @@ pub fn verify(dir: &Path) -> Result<VerifyReport, Error> {
     let mut check = Check::default();
     for id in scanner.segment_ids()? {
         match scanner.load(id) {
-            Ok(loaded) => check.segment(&loaded),
+            Ok(loaded) => {
+                check.segment(&loaded);
+                loaded.check_read()?;
+            }
             Err(error @ Error::WrongLength { bytes, .. }) => check.wrong_length(id, bytes, &error),
             Err(error) => return Err(error),
         }
@@ -351,6 +355,7 @@ fn is_block(record: &Record) -> bool {
 
 fn is_padding_zero(loaded: &Loaded, offset: u64, unpadded: u64, padded: u64) -> bool {
     let place = |at: u64| usize::try_from(at).expect("it is in memory");
-    let padding = &loaded.bytes[place(offset + unpadded)..place(offset + padded)];
-    padding.iter().all(|byte| *byte == 0)
+    let batch = loaded.view(offset, padded);
+    let padding = batch.get(place(unpadded)..place(padded));
+    padding.is_none_or(|padding| padding.iter().all(|byte| *byte == 0))
 }

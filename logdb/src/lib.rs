@@ -41,6 +41,7 @@ mod error;
 mod format;
 mod index;
 mod inspect;
+mod loaded;
 mod map;
 mod metrics;
 mod options;

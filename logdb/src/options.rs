@@ -31,7 +31,7 @@ pub struct Options {
     pub identity: Identity,
     /// Size of a segment file; default 32 MiB. A multiple of 4 KiB from 64 KiB to 1 GiB.
     pub segment_bytes: u64,
-    /// Dead segments kept for reuse beside the prepared next one; default 2. More are deleted.
+    /// Dead segments kept for reuse beside the prepared next one; default 8. More are deleted.
     pub max_spares: u32,
     /// Largest write in bytes before a new batch is begun; default 4 MiB. A single larger
     /// group write still goes out whole, for it is atomic.
@@ -53,7 +53,7 @@ impl Options {
             dir: dir.into(),
             identity,
             segment_bytes: 32 << 20,
-            max_spares: 2,
+            max_spares: 8,
             batch_bytes: 4 << 20,
             cache_bytes: 64 << 20,
             min_free_bytes: 256 << 20,

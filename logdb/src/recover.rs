@@ -25,7 +25,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use multiraft_engine::planted;
 use multiraft_engine::types::GroupId;
 
@@ -33,9 +32,9 @@ use crate::disk::{Access, Disk, DiskFile};
 use crate::error::Error;
 use crate::format::{Batch, Damage, Generation, Header, PAGE_BYTES};
 use crate::index::Index;
-use crate::options::MIN_SEGMENT_BYTES;
+use crate::loaded::{Found, Loaded};
 use crate::outline::{Ending, Outline, Stored};
-use crate::repairs::{Loss, Repairs};
+use crate::repairs::Repairs;
 use crate::segment::{Segment, SegmentId, SegmentTable};
 
 /// What the files of a directory say.
@@ -68,12 +67,16 @@ pub(crate) struct Outlined {
     pub(crate) is_stored: bool,
 }
 
-/// What lies at a place.
-pub(crate) enum Found {
-    /// A batch that verifies, but for what was given up of it.
-    Batch(Batch),
-    /// Nothing: it was given up.
-    Hole { first: u64, next: u64, end: u64 },
+impl Scan {
+    /// The next segment. Of the one before the outline is not needed, if there is one on the disk.
+    fn begin(&mut self, next: Outlined) {
+        if let Some(last) = self.outlines.last_mut()
+            && last.is_stored
+        {
+            last.outline = Outline::default();
+        }
+        self.outlines.push(next);
+    }
 }
 
 /// Reads segments; changes nothing.
@@ -99,73 +102,6 @@ struct End {
     damage: Damage,
 }
 
-/// One segment in memory.
-pub(crate) struct Loaded {
-    pub(crate) file: Arc<dyn DiskFile>,
-    pub(crate) bytes: Bytes,
-    pub(crate) generation: Generation,
-}
-
-impl Loaded {
-    /// What is at `offset`, in the light of what was given up.
-    pub(crate) fn find_at(&self, offset: u64, repairs: &Repairs) -> Result<Found, Damage> {
-        match repairs.loss_at(self.generation.segment, offset) {
-            Some(&Loss::Bytes {
-                end,
-                first_sequence: first,
-                next_sequence: next,
-            }) => Ok(Found::Hole { first, next, end }),
-            Some(Loss::Blocks { offsets }) => {
-                let bytes = self.bytes.slice(place(offset)..);
-                Batch::decode_without(&bytes, self.generation, offsets).map(Found::Batch)
-            }
-            None => self.batch_at(offset).map(Found::Batch),
-        }
-    }
-
-    pub(crate) fn batch_at(&self, offset: u64) -> Result<Batch, Damage> {
-        Batch::decode(&self.bytes.slice(place(offset)..), self.generation)
-    }
-
-    pub(crate) fn header_at(&self, offset: u64) -> Option<Header> {
-        Header::decode(&self.bytes[place(offset)..], self.generation)
-    }
-
-    pub(crate) fn len(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    /// The first batch tells how long the file was made; none is shorter than what the options allow.
-    fn check_length(&self) -> Result<(), Error> {
-        let bytes = self.len();
-        let first = (bytes > 0).then(|| self.header_at(0)).flatten();
-        let expected = first.map(|header| header.file_bytes);
-        if bytes >= MIN_SEGMENT_BYTES && expected.is_none_or(|expected| expected == bytes) {
-            return Ok(());
-        }
-        Err(Error::WrongLength {
-            segment: self.generation.segment,
-            bytes,
-            expected,
-        })
-    }
-
-    /// Whether a header from `offset` on says that batch `sequence` was synced; or is a batch from there on itself,
-    /// written to another segment: pages are in each other's place. What an earlier use of the file left has
-    /// lower sequences.
-    fn promises(&self, sequence: u64, offset: u64) -> bool {
-        let mut pages = (offset..self.len()).step_by(usize::try_from(PAGE_BYTES).expect("4096"));
-        pages.any(|at| {
-            let bytes = &self.bytes[place(at)..];
-            let misplaced = || Header::decode_misplaced(bytes, self.generation);
-            match self.header_at(at) {
-                Some(header) => header.synced_through >= sequence,
-                None => misplaced().is_some_and(|header| header.sequence >= sequence),
-            }
-        })
-    }
-}
-
 fn place(offset: u64) -> usize {
     usize::try_from(offset).expect("it is within a file that is in memory")
 }
@@ -187,15 +123,8 @@ impl Scanner<'_> {
             file.sync_data().map_err(Error::io("syncing a segment"))?;
             file.drop_cache().map_err(Error::io("reading a segment"))?;
         }
-        let length = file.len().map_err(Error::io("reading a segment"))?;
-        let mut bytes = vec![0; place(length)];
-        file.read_exact_at(&mut bytes, 0)
-            .map_err(Error::io("reading a segment"))?;
-        let loaded = Loaded {
-            file,
-            bytes: bytes.into(),
-            generation: self.generation(id),
-        };
+        let generation = self.generation(id);
+        let loaded = Loaded::new(file, generation).map_err(Error::io("reading a segment"))?;
         loaded.check_length()?;
         Ok(loaded)
     }
@@ -225,7 +154,7 @@ impl Scanner<'_> {
     /// The same, if this was given up; groups may have gaps.
     pub(crate) fn scan_with(&self, repairs: Repairs) -> Result<Scan, Error> {
         let ids = self.segment_ids()?;
-        let oldest = self.oldest_needed(&ids, &repairs)?;
+        let (oldest, mut newest) = self.oldest_needed(&ids, &repairs)?;
         let mut scan = Scan {
             index: Index::default(),
             table: SegmentTable::default(),
@@ -264,7 +193,8 @@ impl Scanner<'_> {
                 end = Some(self.apply_outline(&mut scan, id, stored)?);
                 continue;
             }
-            let loaded = self.load(id)?;
+            let newest = newest.take_if(|newest| newest.generation.segment == id);
+            let loaded = newest.map_or_else(|| self.load(id), Ok)?;
             match self.scan_segment(&mut scan, &loaded, end)? {
                 (next_end, true) => end = Some(next_end),
                 (last_end, false) if is_first && oldest.is_some() => {
@@ -321,7 +251,7 @@ impl Scanner<'_> {
         }
         scan.is_closed = stored.ending == Ending::Closed;
         let offset = stored.outline.end();
-        scan.outlines.push(Outlined {
+        scan.begin(Outlined {
             segment: id,
             outline: stored.outline,
             is_stored: true,
@@ -333,15 +263,16 @@ impl Scanner<'_> {
         })
     }
 
-    /// What the last batch of all says is the oldest segment it needs; `None` without batches.
+    /// What the last batch of all says is the oldest segment it needs; `None` without batches. And the segment that
+    /// it was found in, if that one was read.
     fn oldest_needed(
         &self,
         ids: &[SegmentId],
         repairs: &Repairs,
-    ) -> Result<Option<SegmentId>, Error> {
+    ) -> Result<(Option<SegmentId>, Option<Loaded>), Error> {
         for id in ids.iter().rev() {
             if let Some(stored) = self.outline(*id, repairs) {
-                return Ok(Some(stored.outline.oldest()));
+                return Ok((Some(stored.outline.oldest()), None));
             }
             let is_lost = repairs.loss_at(*id, 0).is_some();
             if !is_lost && !self.begins_with_header(*id)? {
@@ -361,11 +292,13 @@ impl Scanner<'_> {
                     Found::Hole { end, .. } => end,
                 };
             }
+            loaded.check_read()?;
             if let Some(oldest) = oldest {
-                return Ok(Some(oldest.max(repairs.oldest())));
+                return Ok((Some(oldest.max(repairs.oldest())), Some(loaded)));
             }
         }
-        Ok((!repairs.list.is_empty()).then(|| repairs.oldest()))
+        let is_known = !repairs.list.is_empty();
+        Ok((is_known.then(|| repairs.oldest()), None))
     }
 
     /// Applies a segment's batches; tells where the log ends now, and whether it is in here.
@@ -408,6 +341,7 @@ impl Scanner<'_> {
             damage,
         };
         let is_promised = loaded.promises(scan.last_sequence + 1, offset) && !planted!("B10");
+        loaded.check_read()?;
         match (before, offset) {
             (Some(before), 0) if is_promised => Err(corrupt(before)),
             (_, _) if is_promised => Err(corrupt(here)),
@@ -437,15 +371,6 @@ fn is_next(scan: &Scan, sequence: u64, is_first: bool) -> bool {
     is_first || sequence == scan.last_sequence + 1 || planted!("B11")
 }
 
-impl Found {
-    fn first_sequence(&self) -> u64 {
-        match self {
-            Self::Batch(batch) => batch.header.sequence,
-            Self::Hole { first, .. } => *first,
-        }
-    }
-}
-
 fn new_segment(loaded: &Loaded, first_sequence: u64) -> Segment {
     let file = Arc::clone(&loaded.file);
     let id = loaded.generation.segment;
@@ -456,7 +381,7 @@ fn new_segment(loaded: &Loaded, first_sequence: u64) -> Segment {
 fn apply(scan: &mut Scan, loaded: &Loaded, found: &Found, offset: u64) -> u64 {
     if offset == 0 {
         let segment = new_segment(loaded, found.first_sequence());
-        scan.outlines.push(Outlined {
+        scan.begin(Outlined {
             segment: segment.id,
             outline: Outline::default(),
             is_stored: false,
