@@ -30,6 +30,7 @@ pub fn options(dir: &Path) -> Options {
         segment_bytes: 64 << 10,
         batch_bytes: 8 << 10,
         cache_bytes: 1 << 10,
+        max_spares: 2,
         min_free_bytes: 1,
         ..Options::new(dir, identity)
     }

@@ -33,6 +33,7 @@ fn options() -> Options {
         segment_bytes: 64 << 10,
         batch_bytes: 8 << 10, // so that several wait at a time
         cache_bytes: 0,
+        max_spares: 2,
         min_free_bytes: 1,
         ..Options::new("", identity)
     }
