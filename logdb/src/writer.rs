@@ -78,7 +78,7 @@ pub(crate) fn run(writer: &Mutex<Writer>, shared: &Shared) {
         let is_closing = shared.state.lock().closing;
         match turn {
             Turn::Fenced => return,
-            Turn::Full if is_closing => return, // what is pending was never acknowledged
+            Turn::Full if is_closing => return shared.durable.fence(), // what is pending is refused
             Turn::Idle if is_closing => return writer.lock().finish(),
             Turn::Worked | Turn::Idle => shared.give_up_lead(),
             Turn::Full => {

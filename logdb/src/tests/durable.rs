@@ -108,3 +108,37 @@ fn after_a_failed_sync_every_caller_that_waits_is_told() {
     };
     assert!(log.append(nothing).is_err() && log.groups().contains(&GroupId(1)));
 }
+
+#[test]
+fn who_waits_for_space_is_told_when_the_log_is_closed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = SimDisk::new();
+    let options = Options {
+        segment_bytes: 64 << 10,
+        ..at(&dir, Writes::Direct)
+    };
+    let log = LogDb::open_with(Arc::<SimDisk>::clone(&disk), options).expect("it opens");
+    disk.set_free_bytes(0);
+    let large = vec![7; 40 << 10];
+    thread::scope(|scope| {
+        // Two segments may be there; a third has no place.
+        let callers = (1..=4).map(|group| {
+            let (log, large) = (&log, &large);
+            scope.spawn(move || {
+                let write = entries(group, vec![block(1, 1, &[large])]);
+                log.append_durable(&[write])
+            })
+        });
+        let callers: Vec<_> = callers.collect();
+        while callers.iter().filter(|caller| caller.is_finished()).count() < 1 {
+            thread::yield_now();
+        }
+        while log.has_room() {
+            thread::yield_now();
+        }
+        log.close();
+        let results = callers.into_iter().map(|c| c.join().expect("no panic"));
+        let refused = results.filter(|r| matches!(r, Err(LogError::Fenced(_))));
+        assert!(refused.count() >= 2);
+    });
+}
