@@ -39,6 +39,7 @@ mod disk;
 mod dump;
 mod error;
 mod format;
+mod handoff;
 mod index;
 mod inspect;
 mod loaded;
@@ -58,6 +59,7 @@ pub mod sim;
 mod snapshots;
 mod space;
 mod state;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -70,13 +72,14 @@ use std::thread::JoinHandle;
 use multiraft_engine::block::Block;
 use multiraft_engine::traits::{GroupWrite, Log, LogError, LogObserver, StoredGroup, WriteBatch};
 use multiraft_engine::types::{GroupId, Index};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 pub use compact::{SPACE_FACTOR, SPACE_SEGMENTS};
 pub use disk::{Access, Disk, DiskFile, FsDisk, Writes};
 pub use dump::StoppedLog;
 pub use error::Error;
 pub use format::{FORMAT_VERSION, PAGE_BYTES};
+pub use handoff::Turn;
 pub use inspect::{
     GroupReport, Pin, Problem, Report, SegmentReport, VerifyReport, inspect, verify,
 };
@@ -90,15 +93,16 @@ pub use snapshots::{
     inspect_snapshots,
 };
 pub use space::LogSpace;
-pub use writer::{Turn, Writer};
+pub use writer::Writer;
 
 use directory::DirectoryLock;
+use handoff::Handoff;
 use outline::{Ending, Outline};
 use recover::{Outlined, Outlines, Scan, Scanner};
 use reserve::{Left, Prepared, Reserve, Reuse};
 use segment::Segment;
 use state::State;
-use waiting::{DurableSignal, Fenced};
+use waiting::Fenced;
 use writer::Shared;
 
 /// The log of a node. Closed by [`LogDb::close`] or when the last handle is dropped.
@@ -144,10 +148,7 @@ impl LogDb {
         };
         let writer = {
             let shared = Arc::clone(&shared);
-            spawn(
-                "log-writer",
-                Box::new(move || writer::run(&writer, &shared)),
-            )?
+            spawn("log-writer", Box::new(move || shared.state.run(&writer)))?
         };
         log.threads.lock().push(writer);
         let reserve = {
@@ -196,10 +197,9 @@ impl LogDb {
             outline,
             unread,
         } = prepare(scan, disk, incarnation, &options)?;
+        let durable = state.durable;
         let shared = Arc::new(Shared {
-            durable: DurableSignal::new(state.durable),
-            state: Mutex::new(state),
-            wake: Condvar::new(),
+            state: Handoff::new(state, durable),
             observer: Mutex::new(None),
             reserve,
             options,
@@ -224,19 +224,12 @@ impl LogDb {
     /// # Errors
     /// [`LogError::Fenced`]: not acknowledged. After a restart it may be found all the same.
     pub fn append_durable(&self, writes: &[GroupWrite]) -> Result<(), LogError> {
-        let (sequence, leader) = {
-            let mut state = self.shared.state.lock();
+        let state = &self.shared.state;
+        let waited = state.put_durable(self.writer.as_deref(), |state| {
             state.check_open()?;
-            let sequence = state.append_waiting(writes, self.shared.options.batch_bytes);
-            let leader = self.writer.as_ref().filter(|_| !state.is_led);
-            state.is_led |= leader.is_some();
-            (sequence, leader)
-        };
-        if let Some(leader) = leader {
-            leader.lock().lead(sequence);
-        }
-        let waited = self.shared.durable.wait(sequence);
-        waited.or_else(|Fenced| self.shared.state.lock().check_open())
+            Ok::<_, LogError>(state.append_waiting(writes, self.shared.options.batch_bytes))
+        })?;
+        waited.map_err(|Fenced| state.lock().refusal())
     }
 
     /// The random number this directory got when it was made: a wiped node that comes back under
@@ -268,8 +261,7 @@ impl LogDb {
     /// Writes what is pending, ends the threads and gives the directory up. Later appends are
     /// refused; reads still work. Idempotent.
     pub fn close(&self) {
-        self.shared.state.lock().closing = true;
-        self.shared.wake.notify_all();
+        self.shared.state.close(|state| state.closing = true);
         self.shared.reserve.stop();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
@@ -430,15 +422,11 @@ fn usable_spares(
 
 impl Log for LogDb {
     fn append(&self, batch: WriteBatch) -> Result<(), LogError> {
-        let mut state = self.shared.state.lock();
-        state.check_open()?;
-        let is_idle = !state.is_led;
-        state.append(&batch, self.shared.options.batch_bytes);
-        drop(state);
-        if is_idle {
-            self.shared.wake.notify_one();
-        }
-        Ok(())
+        self.shared.state.put(|state| {
+            state.check_open()?;
+            state.append(&batch, self.shared.options.batch_bytes);
+            Ok(())
+        })
     }
 
     fn read(

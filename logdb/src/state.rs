@@ -14,6 +14,7 @@ use crate::batch::PendingBatch;
 use crate::buffer::PageBuffer;
 use crate::cache::BatchCache;
 use crate::format::{BlockItem, Item};
+use crate::handoff::Desk;
 use crate::index::{Index, Position, Span};
 use crate::segment::{self, SegmentId, SegmentTable};
 
@@ -86,19 +87,17 @@ impl State {
 
     /// Refuses when nothing can become durable any more.
     pub(crate) fn check_open(&self) -> Result<(), LogError> {
-        if let Some(error) = &self.fenced {
-            return Err(LogError::Fenced(Arc::clone(error)));
-        }
-        if self.closing {
-            let closed = io::Error::new(io::ErrorKind::BrokenPipe, "the log is closed");
-            return Err(LogError::Fenced(Arc::new(closed)));
+        if self.fenced.is_some() || self.closing {
+            return Err(self.refusal());
         }
         Ok(())
     }
 
-    /// Whether there is something for a turn of the writer.
-    pub(crate) fn has_work(&self) -> bool {
-        !self.pending.is_empty() || self.is_compaction_due
+    /// Why nothing can become durable any more.
+    pub(crate) fn refusal(&self) -> LogError {
+        let closed = || io::Error::new(io::ErrorKind::BrokenPipe, "the log is closed");
+        let fenced = self.fenced.as_ref().map(Arc::clone);
+        LogError::Fenced(fenced.unwrap_or_else(|| Arc::new(closed())))
     }
 
     /// Adds a shard's writes to the pending batch and to the index; its ticket is told when they are durable.
@@ -260,6 +259,24 @@ impl State {
             at: span.at,
             source,
         }
+    }
+}
+
+impl Desk for State {
+    fn leader(&mut self) -> &mut bool {
+        &mut self.is_led
+    }
+
+    fn has_work(&self) -> bool {
+        !self.pending.is_empty() || self.is_compaction_due
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    fn is_durable(&self, sequence: u64) -> bool {
+        sequence <= self.durable
     }
 }
 

@@ -1,6 +1,6 @@
 //! Callers that wait for a batch: asleep on one word, woken once when that batch is durable.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use super::sync::{AtomicU32, Ordering, sleep_on, wake_all};
 
 /// The newest durable batch, for threads that wait for one.
 ///
@@ -38,14 +38,14 @@ impl DurableSignal {
     pub(crate) fn advance(&self, sequence: u64) {
         let (word, value) = self.word(sequence);
         word.store(value, Ordering::Release);
-        atomic_wait::wake_all(word);
+        wake_all(word);
     }
 
     /// Nothing will become durable any more.
     pub(crate) fn fence(&self) {
         for word in &self.words {
             word.fetch_or(1, Ordering::Release);
-            atomic_wait::wake_all(word);
+            wake_all(word);
         }
     }
 
@@ -61,35 +61,7 @@ impl DurableSignal {
             if value & 1 == 1 {
                 return Err(Fenced);
             }
-            atomic_wait::wait(word, value);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_batch_wakes_its_own() {
-        for first in [0, (1 << 31) - 2, u64::from(u32::MAX) - 1] {
-            let signal = DurableSignal::new(first);
-            assert_eq!(signal.wait(first), Ok(()));
-            std::thread::scope(|scope| {
-                let waiters = (1..=4).map(|n| {
-                    let signal = &signal;
-                    scope.spawn(move || signal.wait(first + n))
-                });
-                let waiters: Vec<_> = waiters.collect();
-                for n in 1..=3 {
-                    signal.advance(first + n);
-                }
-                signal.fence();
-                let results = waiters.into_iter().map(|w| w.join().expect("no panic"));
-                let results: Vec<_> = results.collect();
-                assert_eq!(results, [Ok(()), Ok(()), Ok(()), Err(Fenced)]);
-            });
-            assert_eq!(signal.wait(first + 3), Ok(()), "it was durable before");
+            sleep_on(word, value);
         }
     }
 }

@@ -13,94 +13,34 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use multiraft_engine::planted;
 use multiraft_engine::traits::{LogError, LogObserver};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::batch::PendingBatch;
 use crate::compact::Compactor;
 use crate::format::Generation;
+use crate::handoff::{Handoff, Turn, Turns};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::outline::{Ending, Outline};
 use crate::reserve::Reserve;
 use crate::segment::{Segment, SegmentId};
 use crate::state::State;
-use crate::waiting::DurableSignal;
-
-/// How long the thread waits before it asks a full disk for a segment again.
-const FULL_DISK_RETRY: Duration = Duration::from_millis(100);
 
 /// Bytes written between two looks at free space and at what compaction could do.
 const CHECK_BYTES: u64 = 1 << 20;
 
 /// What all handles of one log share.
 pub(crate) struct Shared {
-    pub(crate) state: Mutex<State>,
-    pub(crate) wake: Condvar,
-    pub(crate) durable: DurableSignal,
+    pub(crate) state: Handoff<State>,
     pub(crate) observer: Mutex<Option<Arc<dyn LogObserver>>>,
     pub(crate) reserve: Reserve,
     pub(crate) options: Options,
     pub(crate) incarnation: u64,
     pub(crate) metrics: Metrics,
-}
-
-impl Shared {
-    /// Who took the writer's turns takes no more; the log's thread goes on if there is more to do.
-    fn give_up_lead(&self) {
-        let mut state = self.state.lock();
-        state.is_led = false;
-        if state.has_work() || state.closing {
-            self.wake.notify_one();
-        }
-    }
-}
-
-/// The log's thread: takes turns whenever nobody else does, until the log is closed and drained, or fenced.
-pub(crate) fn run(writer: &Mutex<Writer>, shared: &Shared) {
-    loop {
-        {
-            let mut state = shared.state.lock();
-            while state.is_led || !(state.has_work() || state.closing) {
-                shared.wake.wait(&mut state);
-            }
-            state.is_led = true;
-        }
-        let turn = {
-            let mut writer = writer.lock();
-            let turns = std::iter::repeat_with(|| writer.turn());
-            let mut rest = turns.skip_while(|turn| *turn == Turn::Worked);
-            rest.next().expect("it goes on for ever")
-        };
-        let is_closing = shared.state.lock().closing;
-        match turn {
-            Turn::Fenced => return,
-            Turn::Full if is_closing => return shared.durable.fence(), // what is pending is refused
-            Turn::Idle if is_closing => return writer.lock().finish(),
-            Turn::Worked | Turn::Idle => shared.give_up_lead(),
-            Turn::Full => {
-                let mut state = shared.state.lock();
-                state.is_led = false;
-                shared.wake.wait_for(&mut state, FULL_DISK_RETRY);
-            }
-        }
-    }
-}
-
-/// What a turn did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
-    /// A batch became durable, or space was looked after; there may be more to do.
-    Worked,
-    /// Nothing to write.
-    Idle,
-    /// The batch waits for a segment: the disk is full. Nothing is lost; try again later.
-    Full,
-    /// A write or sync failed: nothing will become durable any more.
-    Fenced,
 }
 
 /// The writer's work, one turn at a time. In production the log's thread takes the turns, or a caller
@@ -139,16 +79,6 @@ impl Writer {
             }
             turn => turn,
         }
-    }
-
-    /// A caller's turns, until its own batch is durable. The rest is left to the log's thread.
-    pub(crate) fn lead(&mut self, sequence: u64) {
-        while self.commit_next() == Turn::Worked {
-            if self.shared.state.lock().durable >= sequence {
-                break;
-            }
-        }
-        self.shared.give_up_lead();
     }
 
     fn commit_next(&mut self) -> Turn {
@@ -291,7 +221,7 @@ impl Writer {
             let has_news = state.table.take_news(batch.sequence, oldest);
             state.is_compaction_due |= is_checked || has_news;
         }
-        self.shared.durable.advance(batch.sequence);
+        self.shared.state.advance(batch.sequence);
         let observer = self.shared.observer.lock().clone();
         if let Some(observer) = observer {
             for (shard, ticket) in &batch.acks {
@@ -307,11 +237,25 @@ impl Writer {
             let mut state = self.shared.state.lock();
             state.fenced = Some(Arc::clone(&error));
         }
-        self.shared.durable.fence();
+        self.shared.state.fence();
         let observer = self.shared.observer.lock().clone();
         if let Some(observer) = observer {
             observer.on_fenced(&LogError::Fenced(error));
         }
         Turn::Fenced
+    }
+}
+
+impl Turns for Writer {
+    fn turn(&mut self) -> Turn {
+        self.turn()
+    }
+
+    fn commit_next(&mut self) -> Turn {
+        self.commit_next()
+    }
+
+    fn finish(&mut self) {
+        self.finish();
     }
 }

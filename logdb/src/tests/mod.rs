@@ -6,9 +6,11 @@ mod crash;
 mod directory;
 mod durable;
 mod format;
+mod handoff;
 mod maps;
 mod outlines;
 mod repair;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
