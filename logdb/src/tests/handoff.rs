@@ -147,6 +147,10 @@ impl Turns for Model {
     fn commit_next(&mut self) -> Turn {
         let sequence = {
             let mut batches = self.handoff.lock();
+            assert!(
+                batches.is_led,
+                "it is taken, so that nobody else waits for the writer"
+            );
             if batches.fenced {
                 return Turn::Fenced;
             }
@@ -253,6 +257,32 @@ fn try_orders(trouble: Trouble) {
 #[test]
 fn every_caller_is_told_and_everything_is_written() {
     try_orders(Trouble::None);
+}
+
+#[test]
+fn what_nobody_waits_for_is_written_too() {
+    let put_alone = || {
+        let handoff = Arc::new(Handoff::new(Batches::default(), 0));
+        let writer = sync::Mutex::new(Model {
+            handoff: Arc::clone(&handoff),
+            trouble: Trouble::None,
+            is_finished: false,
+        });
+        let thread = {
+            let handoff = Arc::clone(&handoff);
+            thread::spawn(move || handoff.run(&writer))
+        };
+        for sequence in 1..=2 {
+            let put = handoff.put(|batches| batches.put().map(drop));
+            put.expect("it is open");
+            while handoff.lock().durable < sequence {
+                thread::yield_now();
+            }
+        }
+        handoff.close(|batches| batches.closing = true);
+        thread.join().expect("no panic");
+    };
+    shuttle::check_random(put_alone, 1000);
 }
 
 #[test]
