@@ -1,6 +1,10 @@
 //! The hand-over of batches, built over a scheduler that tries many orders of the threads: nobody sleeps for ever,
 //! nobody is told too early, and nothing is left behind.
-#![allow(clippy::duplicate_mod, reason = "the same code over other threads")]
+#![allow(
+    clippy::duplicate_mod,
+    clippy::module_inception,
+    reason = "the same code over other threads"
+)]
 
 use std::collections::VecDeque;
 
@@ -83,7 +87,7 @@ struct Batches {
     pending: VecDeque<(u64, bool)>,
     next: u64,
     durable: u64,
-    put: u64,
+    put: usize,
 }
 
 impl Batches {
@@ -92,14 +96,12 @@ impl Batches {
             return Err(());
         }
         self.put += 1;
-        match self.pending.back() {
-            Some((sequence, true)) => Ok(*sequence),
-            _ => {
-                self.next += 1;
-                self.pending.push_back((self.next, true));
-                Ok(self.next)
-            }
+        if let Some((sequence, true)) = self.pending.back() {
+            return Ok(*sequence);
         }
+        self.next += 1;
+        self.pending.push_back((self.next, true));
+        Ok(self.next)
     }
 }
 
@@ -209,16 +211,15 @@ fn callers_append(trouble: Trouble) {
                         own = batches.put()?;
                         Ok::<_, ()>(own)
                     });
-                    match put {
-                        Ok(Ok(())) => assert!(handoff.lock().durable >= own, "told too early"),
-                        Ok(Err(waiting::Fenced)) | Err(()) => {
-                            let batches = handoff.lock();
-                            assert!(
-                                batches.fenced || batches.closing,
-                                "refused without a reason"
-                            );
-                            assert!(batches.durable < own || own == 0, "it was durable");
-                        }
+                    if matches!(put, Ok(Ok(()))) {
+                        assert!(handoff.lock().durable >= own, "told too early");
+                    } else {
+                        let batches = handoff.lock();
+                        assert!(
+                            batches.fenced || batches.closing,
+                            "refused without a reason"
+                        );
+                        assert!(batches.durable < own || own == 0, "it was durable");
                     }
                 }
             })
@@ -229,22 +230,24 @@ fn callers_append(trouble: Trouble) {
         let put = handoff.put(|batches| batches.put().map(drop));
         assert!(put.is_ok() || handoff.lock().fenced);
     }
-    if !matches!(trouble, Trouble::FullFrom(_)) {
+    let join = |callers: Vec<thread::JoinHandle<()>>| {
         for caller in callers {
             caller.join().expect("no panic");
         }
-        handoff.close(|batches| batches.closing = true);
+    };
+    let close = || handoff.close(|batches| batches.closing = true);
+    if matches!(trouble, Trouble::FullFrom(_)) {
+        close(); // else they wait for ever
+        join(callers);
     } else {
-        handoff.close(|batches| batches.closing = true);
-        for caller in callers {
-            caller.join().expect("no panic");
-        }
+        join(callers);
+        close();
     }
     thread.join().expect("no panic");
     let batches = handoff.lock();
     if matches!(trouble, Trouble::None | Trouble::Full) {
         assert!(batches.pending.is_empty() && batches.durable == batches.next);
-        assert_eq!(batches.put as usize, (CALLERS + 1) * APPENDS);
+        assert_eq!(batches.put, (CALLERS + 1) * APPENDS);
         assert!(sync::lock(&writer).is_finished, "shut down without an end");
     }
 }
