@@ -1,7 +1,6 @@
 //! A batch that grows: what many appends of many groups want written by one write and one sync.
 
 use bytes::Bytes;
-use multiraft_engine::block::Block;
 use multiraft_engine::types::GroupId;
 
 use crate::buffer::PageBuffer;
@@ -50,11 +49,11 @@ impl PendingBatch {
         self.item_count > 0
     }
 
-    /// Adds an item, with its block if it is about one; returns the block's offset.
-    pub(crate) fn push(&mut self, group: GroupId, item: &Item, block: Option<&Block>) -> u32 {
+    /// Adds an item, with its block as it is stored if it is about one; returns the block's offset.
+    pub(crate) fn push(&mut self, group: GroupId, item: &Item, block: Option<&Bytes>) -> u32 {
         let offset = u32::try_from(self.buffer.len()).expect("a batch of less than 4 GiB");
         if let Some(block) = block {
-            self.buffer.extend_from_slice(block.bytes());
+            self.buffer.extend_from_slice(block);
         }
         item.encode(group, &mut self.items);
         // The items join the bodies when the writer is waited for: no copy of everything then.

@@ -87,6 +87,7 @@ mod tests {
             sequence,
             offset: 90,
             bytes: 10,
+            block_bytes: 10,
             checksum: 0,
         }
     }

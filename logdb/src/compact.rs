@@ -23,10 +23,10 @@
 
 use std::sync::Arc;
 
-use multiraft_engine::block::Block;
 use multiraft_engine::types::GroupId;
 
-use crate::format::{BlockItem, Item};
+use crate::format::Item;
+use crate::pack::Packed;
 use crate::reserve::Reuse;
 use crate::segment::SegmentId;
 use crate::state::{Found, State};
@@ -210,7 +210,10 @@ impl Compactor {
         let mut blocks = Vec::new();
         for from in &plan.moves {
             match from.found.load(from.group) {
-                Ok(block) => blocks.push((from, block)),
+                Ok(block) => {
+                    let packed = Packed::new(&block, self.shared.options.compression);
+                    blocks.push((from, packed));
+                }
                 Err(error) => {
                     tracing::error!(%error, "a live block cannot be moved; its segment stays");
                     let state = self.shared.state.lock();
@@ -219,8 +222,8 @@ impl Compactor {
             }
         }
         let mut state = self.shared.state.lock();
-        for (from, block) in blocks {
-            self.move_block(&mut state, from, &block);
+        for (from, packed) in blocks {
+            self.move_block(&mut state, from, &packed);
         }
         for id in &plan.checkpoints {
             let group = state.index.group(*id);
@@ -235,7 +238,7 @@ impl Compactor {
         state.is_compaction_due |= self.cursor > GroupId(0) || plan.found_something();
     }
 
-    fn move_block(&self, state: &mut State, from: &Move, block: &Block) {
+    fn move_block(&self, state: &mut State, from: &Move, packed: &Packed) {
         let group = state.index.group(from.group);
         let mut spans = group
             .into_iter()
@@ -246,9 +249,10 @@ impl Compactor {
         });
         drop(spans);
         if unchanged {
-            let bytes = block.bytes().len() as u64;
+            let bytes = packed.bytes.len() as u64;
             state.make_pending(bytes, self.shared.options.batch_bytes);
-            state.push(from.group, &Item::Moved(BlockItem::of(block)), Some(block));
+            let item = Item::Moved(packed.item);
+            state.push(from.group, &item, Some(&packed.bytes));
         }
     }
 }

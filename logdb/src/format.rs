@@ -6,7 +6,7 @@
 //! 0       4            8           12      16         24        32               40       48       52      56
 //! | magic | header crc | batch crc | items | sequence | segment | synced through | oldest | bodies | items | file bytes
 //! |                                  count                                         segment  bytes    bytes   to 64
-//! | bodies: entry blocks, as their leader encoded them | items | zeros to the page's end |
+//! | bodies: entry blocks, as their leader encoded them or compressed | items | zeros to the page's end |
 //! item: | u8 kind | u32 group | fields of the kind |
 //! ```
 //! - Both checksums are seeded with the log's incarnation and the segment's id. The id rises with
@@ -24,11 +24,12 @@
 
 use bytes::Bytes;
 use crc32fast::Hasher;
-use multiraft_engine::block::{Block, HEADER_BYTES as BLOCK_HEADER_BYTES};
+use multiraft_engine::block::{Block, HEADER_BYTES as BLOCK_HEADER_BYTES, MAX_BLOCK_BYTES};
 use multiraft_engine::planted;
 use multiraft_engine::types::{GroupId, HardState, Index, NodeId, Term};
 
 use crate::buffer::PageBuffer;
+use crate::pack;
 use crate::segment::SegmentId;
 
 /// The version of this format, stored in the identity file.
@@ -177,19 +178,30 @@ pub(crate) struct BlockItem {
     pub(crate) first: Index,
     pub(crate) last: Index,
     pub(crate) term: Term,
+    /// As it is stored.
     pub(crate) bytes: u32,
+    /// Of the block itself; the same unless it is stored compressed.
+    pub(crate) block_bytes: u32,
     pub(crate) checksum: u32,
 }
 
 impl BlockItem {
+    /// Of a block that is stored as it is.
     pub(crate) fn of(block: &Block) -> Self {
+        let bytes = u32::try_from(block.bytes().len()).expect("a block is at most 64 MiB");
         Self {
             first: block.first(),
             last: block.last(),
             term: block.term(),
-            bytes: u32::try_from(block.bytes().len()).expect("a block is at most 64 MiB"),
+            bytes,
+            block_bytes: bytes,
             checksum: block.checksum(),
         }
+    }
+
+    /// Its block is shorter in the log.
+    fn is_compressed(&self) -> bool {
+        self.bytes < self.block_bytes
     }
 }
 
@@ -229,9 +241,11 @@ impl Item {
             Self::Meta(_) => 2,
             Self::CompactTo { .. } => 3,
             Self::TruncateFrom(_) => 4,
+            Self::Append(block) if block.is_compressed() => 9,
             Self::Append(_) => 5,
             Self::HardState(_) => 6,
             Self::Checkpoint(_) => 7,
+            Self::Moved(block) if block.is_compressed() => 10,
             Self::Moved(_) => 8,
         }
     }
@@ -267,6 +281,9 @@ impl Item {
                 put_u64(out, block.term.0);
                 put_u32(out, block.bytes);
                 put_u32(out, block.checksum);
+                if block.is_compressed() {
+                    put_u32(out, block.block_bytes);
+                }
             }
             Self::HardState(state) => put_hard_state(out, *state),
             Self::Checkpoint(checkpoint) => {
@@ -297,6 +314,8 @@ impl Item {
                 meta: fields.bytes()?,
             }),
             8 => Self::Moved(fields.block()?),
+            9 => Self::Append(fields.compressed_block()?),
+            10 => Self::Moved(fields.compressed_block()?),
             _ => return None,
         };
         Some((group, item))
@@ -363,16 +382,31 @@ impl Fields<'_> {
     }
 
     fn block(&mut self) -> Option<BlockItem> {
+        let block = self.any_block()?;
+        (block.bytes as usize > BLOCK_HEADER_BYTES).then_some(block)
+    }
+
+    fn compressed_block(&mut self) -> Option<BlockItem> {
+        let mut block = self.any_block()?;
+        block.block_bytes = self.u32()?;
+        let is_block =
+            (BLOCK_HEADER_BYTES + 1..=MAX_BLOCK_BYTES).contains(&(block.block_bytes as usize));
+        (is_block && block.is_compressed()).then_some(block)
+    }
+
+    fn any_block(&mut self) -> Option<BlockItem> {
+        let (first, last, term) = (Index(self.u64()?), Index(self.u64()?), Term(self.u64()?));
+        let bytes = self.u32()?;
         let block = BlockItem {
-            first: Index(self.u64()?),
-            last: Index(self.u64()?),
-            term: Term(self.u64()?),
-            bytes: self.u32()?,
+            first,
+            last,
+            term,
+            bytes,
+            block_bytes: bytes,
             checksum: self.u32()?,
         };
         let ordered = Index::ZERO < block.first && block.first <= block.last;
-        let sized = block.bytes as usize > BLOCK_HEADER_BYTES && block.last.0 < u64::MAX;
-        (ordered && sized).then_some(block)
+        (ordered && block.last.0 < u64::MAX).then_some(block)
     }
 }
 
@@ -495,5 +529,11 @@ fn is_body_intact(record: &Record, batch: &Bytes) -> bool {
     };
     let start = record.offset as usize;
     let body = batch.slice(start..start + item.bytes as usize);
-    Block::decode(body).is_ok_and(|block| BlockItem::of(&block) == item)
+    pack::unpack(body, item.block_bytes).is_ok_and(|block| {
+        let found = BlockItem {
+            bytes: item.bytes,
+            ..BlockItem::of(&block)
+        };
+        found == item
+    })
 }

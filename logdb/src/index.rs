@@ -29,6 +29,8 @@ pub(crate) struct Position {
     /// From the batch's first byte.
     pub(crate) offset: u32,
     pub(crate) bytes: u32,
+    /// Of the block itself, if it is stored compressed.
+    pub(crate) block_bytes: u32,
     /// Of the block, as its item tells: another block in its place is not taken for it.
     pub(crate) checksum: u32,
 }
@@ -312,6 +314,7 @@ fn span(stored: BlockItem, sequence: u64, offset: u32) -> Span {
             sequence,
             offset,
             bytes: stored.bytes,
+            block_bytes: stored.block_bytes,
             checksum: stored.checksum,
         },
     }

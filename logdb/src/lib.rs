@@ -47,6 +47,7 @@ mod map;
 mod metrics;
 mod options;
 mod outline;
+mod pack;
 mod reclaim;
 mod recover;
 mod repair;
@@ -86,6 +87,7 @@ pub use inspect::{
 pub use map::Map;
 pub use metrics::Metrics;
 pub use options::{Identity, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options};
+pub use pack::Compression;
 pub use repair::{Describe, RepairPlan, plan_repair, repair};
 pub use segment::SegmentId;
 pub use snapshots::{
@@ -224,10 +226,16 @@ impl LogDb {
     /// # Errors
     /// [`LogError::Fenced`]: not acknowledged. After a restart it may be found all the same.
     pub fn append_durable(&self, writes: &[GroupWrite]) -> Result<(), LogError> {
+        let Options {
+            compression,
+            batch_bytes,
+            ..
+        } = self.shared.options;
+        let packed = pack::pack(writes, compression);
         let state = &self.shared.state;
         let waited = state.put_durable(self.writer.as_deref(), |state| {
             state.check_open()?;
-            Ok::<_, LogError>(state.append_waiting(writes, self.shared.options.batch_bytes))
+            Ok::<_, LogError>(state.append_waiting(writes, packed, batch_bytes))
         })?;
         waited.map_err(|Fenced| state.lock().refusal())
     }
@@ -422,9 +430,15 @@ fn usable_spares(
 
 impl Log for LogDb {
     fn append(&self, batch: WriteBatch) -> Result<(), LogError> {
+        let Options {
+            compression,
+            batch_bytes,
+            ..
+        } = self.shared.options;
+        let packed = pack::pack(&batch.writes, compression);
         self.shared.state.put(|state| {
             state.check_open()?;
-            state.append(&batch, self.shared.options.batch_bytes);
+            state.append(&batch, packed, batch_bytes);
             Ok(())
         })
     }

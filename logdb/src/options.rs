@@ -7,6 +7,7 @@ use multiraft_engine::types::NodeId;
 use crate::disk::Writes;
 use crate::error::Error;
 use crate::format::PAGE_BYTES;
+use crate::pack::Compression;
 
 /// Smallest segment, bytes.
 pub const MIN_SEGMENT_BYTES: u64 = 64 << 10;
@@ -44,6 +45,8 @@ pub struct Options {
     pub min_free_bytes: u64,
     /// How batches are written; default [`Writes::Direct`].
     pub writes: Writes,
+    /// How blocks of entries are stored; default [`Compression::None`]. May be changed at each start.
+    pub compression: Compression,
 }
 
 impl Options {
@@ -58,6 +61,7 @@ impl Options {
             cache_bytes: 64 << 20,
             min_free_bytes: 256 << 20,
             writes: Writes::default(),
+            compression: Compression::default(),
         }
     }
 

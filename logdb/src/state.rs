@@ -13,9 +13,10 @@ use multiraft_engine::types::{GroupId, Index as LogIndex};
 use crate::batch::PendingBatch;
 use crate::buffer::PageBuffer;
 use crate::cache::BatchCache;
-use crate::format::{BlockItem, Item};
+use crate::format::Item;
 use crate::handoff::Desk;
 use crate::index::{Index, Position, Span};
+use crate::pack::{self, Packed};
 use crate::segment::{self, SegmentId, SegmentTable};
 
 /// Where a read finds a span's block.
@@ -101,25 +102,35 @@ impl State {
     }
 
     /// Adds a shard's writes to the pending batch and to the index; its ticket is told when they are durable.
-    pub(crate) fn append(&mut self, batch: &WriteBatch, batch_bytes: u64) {
-        self.append_writes(&batch.writes, batch_bytes);
+    pub(crate) fn append(&mut self, batch: &WriteBatch, packed: Vec<Packed>, batch_bytes: u64) {
+        self.append_writes(&batch.writes, packed, batch_bytes);
         let pending = self.make_pending(0, u64::MAX);
         pending.acknowledge(batch.shard, batch.ticket);
     }
 
     /// The same for who waits; returns the sequence of the batch that makes all of them durable.
-    pub(crate) fn append_waiting(&mut self, writes: &[GroupWrite], batch_bytes: u64) -> u64 {
-        self.append_writes(writes, batch_bytes);
+    pub(crate) fn append_waiting(
+        &mut self,
+        writes: &[GroupWrite],
+        packed: Vec<Packed>,
+        batch_bytes: u64,
+    ) -> u64 {
+        self.append_writes(writes, packed, batch_bytes);
         let pending = self.make_pending(0, u64::MAX);
         pending.appends += 1;
         pending.sequence
     }
 
-    fn append_writes(&mut self, writes: &[GroupWrite], batch_bytes: u64) {
+    /// `packed` has every block, or none if they are stored as they are.
+    fn append_writes(&mut self, writes: &[GroupWrite], packed: Vec<Packed>, batch_bytes: u64) {
+        let mut packed = packed.into_iter();
         for write in writes {
-            let blocks = write.blocks.iter().map(|b| b.bytes().len() as u64);
-            self.make_pending(blocks.sum(), batch_bytes);
-            self.push_write(write);
+            let bytes = match packed.as_slice().get(..write.blocks.len()) {
+                Some(packed) => packed.iter().map(|p| p.bytes.len()).sum::<usize>(),
+                None => write.blocks.iter().map(|b| b.bytes().len()).sum(),
+            };
+            self.make_pending(bytes as u64, batch_bytes);
+            self.push_write(write, &mut packed);
         }
     }
 
@@ -137,7 +148,7 @@ impl State {
         self.pending.back_mut().expect("just made sure")
     }
 
-    fn push_write(&mut self, write: &GroupWrite) {
+    fn push_write(&mut self, write: &GroupWrite, packed: &mut impl Iterator<Item = Packed>) {
         let group = write.group;
         if write.remove {
             self.push(group, &Item::Remove, None);
@@ -161,7 +172,8 @@ impl State {
             self.push(group, &Item::TruncateFrom(index), None);
         }
         for block in &write.blocks {
-            self.push_block(group, block);
+            let packed = packed.next().unwrap_or_else(|| Packed::plain(block));
+            self.push_block(group, &packed);
         }
         if let Some(state) = write.hard_state {
             self.push(group, &Item::HardState(state), None);
@@ -176,20 +188,20 @@ impl State {
         }
     }
 
-    fn push_block(&mut self, group: GroupId, block: &Block) {
+    fn push_block(&mut self, group: GroupId, packed: &Packed) {
         let stored = self.index.group(group);
         let last = stored.map(super::index::Group::last).unwrap_or_default();
         let compacted = stored.map(|g| g.state.compacted.0).unwrap_or_default();
+        let first = packed.item.first;
         assert!(
-            compacted < block.first() && block.first() <= last.next(),
-            "group {group}: a block from {} does not join entries {compacted}..={last}",
-            block.first()
+            compacted < first && first <= last.next(),
+            "group {group}: a block from {first} does not join entries {compacted}..={last}"
         );
-        self.push(group, &Item::Append(BlockItem::of(block)), Some(block));
+        self.push(group, &Item::Append(packed.item), Some(&packed.bytes));
     }
 
     /// Adds one item to the pending batch and to the index: the same for appends and moves.
-    pub(crate) fn push(&mut self, group: GroupId, item: &Item, block: Option<&Block>) {
+    pub(crate) fn push(&mut self, group: GroupId, item: &Item, block: Option<&Bytes>) {
         let pending = self.pending.back_mut().expect("make_pending was called");
         let sequence = pending.sequence;
         let offset = pending.push(group, item, block);
@@ -301,7 +313,7 @@ impl Found {
             group,
             index: self.first,
         };
-        let block = Block::decode(bytes).map_err(|_| damaged)?;
+        let block = pack::unpack(bytes, self.at.block_bytes).map_err(|_| damaged)?;
         let is_another = block.checksum() != self.at.checksum;
         if is_another || block.first() > self.first || block.last() < self.last {
             let index = self.first;

@@ -8,6 +8,7 @@ use super::block;
 use crate::batch::PendingBatch;
 use crate::buffer::PageBuffer;
 use crate::format::{Batch, BlockItem, Checkpoint, Generation, Header, Item, PAGE_BYTES};
+use crate::pack::{Compression, Packed, unpack};
 use crate::segment::SegmentId;
 
 const GENERATION: Generation = Generation {
@@ -18,7 +19,13 @@ const GENERATION: Generation = Generation {
 fn sealed(items: &[(u32, Item, Option<multiraft_engine::block::Block>)]) -> (Bytes, Header) {
     let mut pending = PendingBatch::new(9, PageBuffer::default());
     for (group, item, block) in items {
-        pending.push(GroupId(*group), item, block.as_ref());
+        let body = match (item.block(), block) {
+            (Some(item), Some(block)) if item.bytes < item.block_bytes => {
+                Some(Packed::new(block, Compression::Lz4).bytes)
+            }
+            (_, block) => block.as_ref().map(|block| block.bytes().clone()),
+        };
+        pending.push(GroupId(*group), item, body.as_ref());
     }
     let header = pending.header(8, SegmentId(2), 1 << 20);
     let bytes = pending.seal(&header, GENERATION);
@@ -49,10 +56,16 @@ fn any_item() -> impl Strategy<Value = (Item, Option<multiraft_engine::block::Bl
         })),
     ];
     let payload = prop::collection::vec(any::<u8>(), 0..5000);
-    let blocks = (1..u64::from(u32::MAX), any::<u64>(), payload, any::<bool>());
-    let blocks = blocks.prop_map(|(first, term, payload, moved)| {
-        let block = block(first, term, &[&payload[..], b"2"]);
-        let item = BlockItem::of(&block);
+    let kinds = any::<(bool, bool)>();
+    let blocks = (1..u64::from(u32::MAX), any::<u64>(), payload, kinds);
+    let blocks = blocks.prop_map(|(first, term, payload, (moved, is_compressed))| {
+        let block = block(first, term, &[&payload[..], &[0; 100]]);
+        let compression = if is_compressed {
+            Compression::Lz4
+        } else {
+            Compression::None
+        };
+        let item = Packed::new(&block, compression).item;
         let item = if moved {
             Item::Moved(item)
         } else {
@@ -78,7 +91,9 @@ proptest! {
             prop_assert_eq!((record.group.0, &record.item), (*group, item));
             if let Some(block) = block {
                 let start = record.offset as usize;
-                prop_assert_eq!(&bytes[start..start + block.bytes().len()], &block.bytes()[..]);
+                let stored = item.block().unwrap();
+                let body = bytes.slice(start..start + stored.bytes as usize);
+                prop_assert_eq!(&unpack(body, stored.block_bytes).unwrap(), block);
             }
         }
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod compaction;
+mod compression;
 mod crash;
 mod directory;
 mod durable;
