@@ -86,7 +86,7 @@ pub use inspect::{
 };
 pub use map::Map;
 pub use metrics::Metrics;
-pub use options::{Identity, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options};
+pub use options::{DEFAULT_SPARES, Identity, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Options};
 pub use pack::Compression;
 pub use repair::{Describe, RepairPlan, plan_repair, repair};
 pub use segment::SegmentId;

@@ -14,6 +14,9 @@ pub const MIN_SEGMENT_BYTES: u64 = 64 << 10;
 /// Largest segment, bytes: recovery holds one in memory.
 pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
+/// Used-up segments that are kept unless told otherwise.
+pub const DEFAULT_SPARES: u32 = 8;
+
 /// Whose log it is. A directory serves one identity for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -56,7 +59,7 @@ impl Options {
             dir: dir.into(),
             identity,
             segment_bytes: 32 << 20,
-            max_spares: 8,
+            max_spares: DEFAULT_SPARES,
             batch_bytes: 4 << 20,
             cache_bytes: 64 << 20,
             min_free_bytes: 256 << 20,

@@ -39,7 +39,7 @@ pub use failure::Failure;
 pub use logging::start_logging;
 pub use node_args::{
     DevArgs, LogArgs, LogCommand, LogDirArgs, LogDumpArgs, LogFormat, LoggingArgs, Quarantine,
-    RAFT_PORT_OFFSET, RepairArgs, ServeArgs, SnapshotArgs,
+    RAFT_PORT_OFFSET, RepairArgs, SegmentArgs, ServeArgs, SnapshotArgs,
 };
 pub use operator_args::{
     AddArgs, DecommissionArgs, DrainArgs, ExportArgs, ImportArgs, MemberArgs, RecoverArgs,

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use multiraft_engine::types::{GroupId, NodeId};
+use multiraft_logdb::{Compression, DEFAULT_SPARES, Identity, Options};
 use multiraft_transport::SnapshotLimits;
 
-use crate::cli::{ServeArgs, SnapshotArgs};
+use crate::cli::{SegmentArgs, ServeArgs, SnapshotArgs};
 
 /// Where a node listens unless told otherwise: only its own machine can reach it there, which is
 /// safe as long as the ports ask nobody who they are.
@@ -66,6 +67,12 @@ pub struct Config {
     pub snapshot_rate: u64,
     /// Entries kept below a snapshot for peers slightly behind; default 1,000.
     pub compaction_retain_entries: u64,
+    /// Bytes of a segment of the log; default 32 MiB.
+    pub segment_bytes: u64,
+    /// Used-up segments that are kept to be written to again; default 8.
+    pub spare_segments: u32,
+    /// How entries are stored in the log; default as they are.
+    pub entry_compression: Compression,
     /// The port of the metrics page; `None`: no page.
     pub metrics_port: Option<u16>,
     /// The group of a key-value request that names none.
@@ -146,6 +153,8 @@ pub enum ConfigError {
          {minimum}, or 0 for no limit"
     )]
     SlowSnapshots { rate: ByteSize, minimum: ByteSize },
+    #[error("--segment-size or --spare-segments: {0}")]
+    Log(#[source] multiraft_logdb::Error),
     #[error(
         "--raft-port 0 is drawn anew at each start: say with --raft-advertise HOST:PORT which port the \
          others shall use"
@@ -179,6 +188,9 @@ impl Config {
             snapshot_bytes: 64 << 20,
             snapshot_rate: 0,
             compaction_retain_entries: 1_000,
+            segment_bytes: 32 << 20,
+            spare_segments: DEFAULT_SPARES,
+            entry_compression: Compression::None,
             metrics_port: None,
             default_group: GroupId(DEFAULT_GROUP),
         }
@@ -218,6 +230,14 @@ impl Config {
             snapshot_rate,
         } = args.snapshots;
         self.snapshot_rate = snapshot_rate.as_u64();
+        let SegmentArgs {
+            segment_size,
+            spare_segments,
+            entry_compression,
+        } = args.segments;
+        self.segment_bytes = segment_size.as_u64();
+        self.spare_segments = spare_segments;
+        self.entry_compression = entry_compression.into();
         for (setting, flag) in [
             (&mut self.snapshot_entry_threshold, snapshot_entry_threshold),
             (
@@ -254,6 +274,9 @@ impl Config {
                 minimum: ByteSize(minimum),
             });
         }
+        self.log_options(PathBuf::new())
+            .validate()
+            .map_err(ConfigError::Log)?;
         if self.raft_port == 0 && matches!(self.raft_advertise, Some((_, None))) {
             return Err(ConfigError::NoAdvertisedPort);
         }
@@ -270,6 +293,20 @@ impl Config {
             }
         }
         self.check_ports()
+    }
+
+    /// How the log in this directory is opened.
+    pub fn log_options(&self, dir: PathBuf) -> Options {
+        let identity = Identity {
+            cluster_id: self.cluster_id,
+            node: self.node,
+        };
+        Options {
+            segment_bytes: self.segment_bytes,
+            max_spares: self.spare_segments,
+            compression: self.entry_compression,
+            ..Options::new(dir, identity)
+        }
     }
 
     fn check_times(&self) -> Result<(), ConfigError> {

@@ -9,7 +9,7 @@ use multiraft_engine::config::Config as EngineConfig;
 use multiraft_engine::host::{Host, Parts};
 use multiraft_engine::traits::PeerAddress;
 use multiraft_engine::types::GroupId;
-use multiraft_logdb::{Access, Disk, FsDisk, Identity, LogDb, Options, SnapshotDir};
+use multiraft_logdb::{Access, Disk, FsDisk, LogDb, SnapshotDir};
 use multiraft_proto::FILE_DESCRIPTOR_SET;
 use multiraft_proto::admin::admin_server::AdminServer;
 use multiraft_proto::etcdserverpb::kv_server::KvServer;
@@ -175,13 +175,9 @@ async fn open(
     disk: Arc<dyn Disk>,
     config: &Config,
 ) -> Result<(Arc<LogDb>, Arc<KvMachine>), NodeError> {
-    let identity = Identity {
-        cluster_id: config.cluster_id,
-        node: config.node,
-    };
-    let (log_dir, data_dir) = (log_dir(config), config.data_dir.clone());
+    let (options, data_dir) = (config.log_options(log_dir(config)), config.data_dir.clone());
     tokio::task::spawn_blocking(move || {
-        let log = LogDb::open_with(disk, Options::new(log_dir, identity))?;
+        let log = LogDb::open_with(disk, options)?;
         let machine = KvMachine::open(&data_dir.join("kv"), KvConfig::default());
         let machine = machine.map_err(|error| NodeError::Store(error.to_string()))?;
         check_together(&machine, &log)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand, ValueEnum};
+use multiraft_logdb::{Compression, DEFAULT_SPARES};
 
 use super::values::parse_host;
 use crate::config::{API_PORT, CLUSTER_ID, DEFAULT_GROUP, HOST, RAFT_PORT};
@@ -65,6 +66,9 @@ pub struct ServeArgs {
     /// When snapshots are made, and how fast they travel.
     #[command(flatten)]
     pub snapshots: SnapshotArgs,
+    /// How the log of all groups is stored.
+    #[command(flatten)]
+    pub segments: SegmentArgs,
     /// What is logged.
     #[command(flatten)]
     pub logging: LoggingArgs,
@@ -100,6 +104,54 @@ pub struct SnapshotArgs {
         default_value = "0"
     )]
     pub snapshot_rate: ByteSize,
+}
+
+/// How the log of all groups is stored.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct SegmentArgs {
+    /// The size of the files that the log of all groups is written to, from 64KiB to 1GiB.
+    #[arg(
+        long,
+        env = "MULTIRAFT_SEGMENT_SIZE",
+        value_name = "SIZE",
+        default_value = "32MiB"
+    )]
+    pub segment_size: ByteSize,
+    /// Keep so many used-up files of the log, to be written to again, and delete the others.
+    #[arg(
+        long,
+        env = "MULTIRAFT_SPARE_SEGMENTS",
+        value_name = "FILES",
+        default_value_t = DEFAULT_SPARES
+    )]
+    pub spare_segments: u32,
+    /// How entries are stored in the log. Compression costs time for each entry, and helps where the
+    /// disk is slow or small and the values are text.
+    #[arg(
+        long,
+        env = "MULTIRAFT_ENTRY_COMPRESSION",
+        value_name = "METHOD",
+        default_value = "none"
+    )]
+    pub entry_compression: EntryCompression,
+}
+
+/// How entries are stored in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EntryCompression {
+    /// As they are.
+    None,
+    /// Compressed with LZ4.
+    Lz4,
+}
+
+impl From<EntryCompression> for Compression {
+    fn from(value: EntryCompression) -> Self {
+        match value {
+            EntryCompression::None => Self::None,
+            EntryCompression::Lz4 => Self::Lz4,
+        }
+    }
 }
 
 /// What a node logs, and how. Logs go to standard error.

@@ -79,6 +79,34 @@ fn the_file_beats_the_defaults_and_flags_beat_the_file() {
 }
 
 #[test]
+fn flags_say_how_the_log_is_stored() {
+    let flags = "--node 1 --segment-size 4MiB --spare-segments 0 --entry-compression lz4";
+    let flags: Vec<&str> = flags.split_whitespace().collect();
+    let want = Config {
+        segment_bytes: 4 << 20,
+        spare_segments: 0,
+        entry_compression: multiraft_logdb::Compression::Lz4,
+        ..Config::new(node(1))
+    };
+    assert_eq!(load(&flags).unwrap(), want);
+    let defaults = Config::new(node(1)).log_options("log".into());
+    let logs_own = multiraft_logdb::Options::new("log", defaults.identity);
+    assert_eq!(format!("{defaults:?}"), format!("{logs_own:?}"));
+    for (flags, needle) in [
+        (["--segment-size", "1KiB"], "segment_bytes is 1024"),
+        (["--segment-size", "2GiB"], "from 65536 to 1073741824"),
+        (["--spare-segments", "65"], "at most 64"),
+    ] {
+        let flags = [&["--node", "1"][..], &flags].concat();
+        let error = load(&flags).unwrap_err().to_string();
+        assert!(
+            error.contains(needle) && error.contains("--segment-size"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn flags_say_when_snapshots_are_made_and_how_they_travel() {
     let flags = "--node 1 --snapshot-entry-threshold 5 --snapshot-byte-threshold 2MiB \
         --compaction-retain-entries 0 --snapshot-rate 20MB --raft-advertise [::1]:6000";
