@@ -10,7 +10,7 @@ use crate::directory::{self, DirectoryLock};
 use crate::disk::{Access, FsDisk};
 use crate::error::Error;
 use crate::inspect::scanner;
-use crate::state::State;
+use crate::state::{self, State};
 
 /// A log that nobody writes. Holds the directory's lock: no node starts on it meanwhile.
 pub struct StoppedLog {
@@ -51,6 +51,6 @@ impl StoppedLog {
         max_bytes: usize,
     ) -> Result<Vec<Block>, LogError> {
         let found = self.state.find(group, first, last, max_bytes)?;
-        found.iter().map(|part| part.load(group)).collect()
+        state::load_all(group, &found)
     }
 }

@@ -455,7 +455,7 @@ impl Log for LogDb {
             .state
             .lock()
             .find(group, first, last, max_bytes)?;
-        found.iter().map(|part| part.load(group)).collect()
+        state::load_all(group, &found)
     }
 
     fn take_stored_groups(&self) -> Vec<StoredGroup> {

@@ -295,7 +295,12 @@ impl Desk for State {
 impl Found {
     /// Gets the block and cuts it; the state's lock is not held.
     pub(crate) fn load(&self, group: GroupId) -> Result<Block, LogError> {
-        let bytes = match &self.source {
+        self.check(group, self.fetch()?)
+    }
+
+    /// The block's bytes, unchecked.
+    fn fetch(&self) -> Result<Bytes, LogError> {
+        Ok(match &self.source {
             Source::Memory(bytes) => bytes.clone(),
             Source::Segment { bytes, offset } => {
                 let count = self.at.bytes as usize;
@@ -308,7 +313,10 @@ impl Found {
                 };
                 read.map_err(|e| LogError::Io(Arc::new(e)))?
             }
-        };
+        })
+    }
+
+    fn check(&self, group: GroupId, bytes: Bytes) -> Result<Block, LogError> {
         let damaged = LogError::Damaged {
             group,
             index: self.first,
@@ -321,4 +329,20 @@ impl Found {
         }
         Ok(block.slice(self.first, self.last))
     }
+}
+
+/// All blocks that were found.
+pub(crate) fn load_all(group: GroupId, found: &[Found]) -> Result<Vec<Block>, LogError> {
+    let fetched: Result<Vec<Bytes>, _> = found.iter().map(Found::fetch).collect();
+    let mut fetched = fetched?.into_iter();
+    let mut blocks = Vec::with_capacity(found.len());
+    for part in found {
+        let bytes = fetched.next().expect("as many as were found");
+        // Blocks of one group lie far apart. The next one is on its way from memory while this one is checked.
+        if let Some(next) = fetched.as_slice().first() {
+            std::hint::black_box(next.first().copied());
+        }
+        blocks.push(part.check(group, bytes)?);
+    }
+    Ok(blocks)
 }

@@ -12,13 +12,32 @@ const CHART_DOTS: (u32, u32) = (140, 60);
 
 /// The whole text.
 pub(super) fn text(sweep: &Sweep) -> String {
+    let part = |title: &str, figure: fn(&AppendReport) -> f64| {
+        let order = order(sweep, figure);
+        format!("{title} over writers{order}\n{}", chart(sweep, figure))
+    };
     format!(
-        "{}\n\nappends/s over writers, a line for each number of groups\n{}\n\
-         appends for each fsync over writers, a line for each number of groups\n{}",
+        "{}\n\n{}\n{}",
         table(sweep),
-        chart(sweep, |cell| cell.appends_per_s.0),
-        chart(sweep, |cell| cell.appends_per_fsync.0),
+        part("appends/s", |cell| cell.appends_per_s.0),
+        part("appends for each fsync", |cell| cell.appends_per_fsync.0),
     )
+}
+
+/// Which line is which, where there are several.
+fn order(sweep: &Sweep, figure: impl Fn(&AppendReport) -> f64) -> String {
+    let groups = sweep.groups().into_iter();
+    let ends = groups.filter_map(|groups| Some((figure(sweep.row(groups).last()?), groups)));
+    let mut ends: Vec<(f64, u32)> = ends.collect();
+    ends.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let names: Vec<String> = ends.iter().map(|(_, groups)| groups.to_string()).collect();
+    match &names[..] {
+        [] | [_] => String::new(),
+        names => format!(
+            "; at the right end, from the top: {} groups",
+            names.join(", ")
+        ),
+    }
 }
 
 fn table(sweep: &Sweep) -> Table {
