@@ -144,11 +144,14 @@ impl Compactor {
                     .retire(segment.id, segment.file_bytes, reuse);
                 is_news = true;
             }
-            if !is_news {
+            if !is_news && !state.index.reclaiming.is_early {
                 return;
             }
-            let first = state.table.first_sequence();
-            state.index.reclaiming.take_before(first)
+            let (first, durable) = (state.table.first_sequence(), state.durable);
+            let reclaimed = state.index.reclaiming.take_before(first, durable);
+            // Its batch is pending, or on its way.
+            state.is_compaction_due |= state.index.reclaiming.is_early;
+            reclaimed
         };
         let observer = self.shared.observer.lock().clone();
         if let Some(observer) = observer {

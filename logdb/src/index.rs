@@ -287,7 +287,8 @@ impl Index {
             }
         }
         if group.dead_to > dead_before && group.died_in > 0 {
-            self.reclaiming.add(id, group.dead_to, group.died_in);
+            self.reclaiming
+                .add(id, group.dead_to, group.died_in, sequence);
         }
     }
 

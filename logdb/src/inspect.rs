@@ -105,7 +105,7 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Bytes of the segments in which no batch is: not yet used, or left from an earlier use.
     pub unused_bytes: u64,
-    /// Damage to promised bytes: the log does not open, or lies.
+    /// Damage to promised bytes: the log does not open, or what was hit cannot be read.
     pub problems: Vec<Problem>,
     /// The same, but given up by a repair: what counts does not need it.
     pub given_up: Vec<Problem>,

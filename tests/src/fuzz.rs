@@ -15,6 +15,8 @@ mod records;
 mod snapshots;
 
 use arbitrary::Unstructured;
+use rand::rngs::SmallRng;
+use rand::{Rng, RngCore, SeedableRng};
 
 use crate::sim::{self, Fault, FaultSet, Plan};
 
@@ -40,6 +42,14 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("kv_ops", kv_ops),
     ("config_file", config_file),
 ];
+
+/// The bytes of a random input, at most so many, by its number.
+pub fn random_input(seed: u64, max_bytes: usize) -> Vec<u8> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut bytes = vec![0; rng.random_range(0..=max_bytes)];
+    rng.fill_bytes(&mut bytes);
+    bytes
+}
 
 /// Bytes that steer a cluster for one tick, about.
 const BYTES_PER_TICK: usize = 24;

@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use multiraft_tests::fuzz::{TARGETS, Target};
+use multiraft_tests::fuzz::{TARGETS, Target, logdb_ops, random_input};
 
 fn replay(dir: &Path, target: Target) -> usize {
     let Ok(files) = std::fs::read_dir(dir) else {
@@ -33,6 +33,17 @@ fn what_was_found_stays_mended() {
             "no seeds for {name}"
         );
         replay(&fuzz.join("regressions").join(name), target);
+    }
+}
+
+/// Histories long enough that segments are given back, which the inputs above are not.
+#[test]
+fn random_histories_of_the_log_hold() {
+    for (seeds, max_bytes) in [(0..400, 2_000), (400..440, 20_000)] {
+        for seed in seeds {
+            println!("seed {seed} of {max_bytes} bytes"); // the last one shown is the one that fails
+            logdb_ops(&random_input(seed, max_bytes));
+        }
     }
 }
 

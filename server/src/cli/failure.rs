@@ -115,8 +115,9 @@ impl Failure {
             Self::Usage { .. } => Some("see `multiraft help`"),
             Self::NoSuchKey { .. } => Some("list the keys with `multiraft range --keys-only`"),
             Self::LogDamaged { .. } => Some(
-                "a node does not start on this log; keep the directory, it may hold the last copy \
-                 of what the named groups need, and look at `multiraft log repair`",
+                "a node may not start on this log, or the named groups stand still there; keep the \
+                 directory, it may hold the last copy of what they need, and look at \
+                 `multiraft log repair`",
             ),
             Self::Incomplete { .. } => Some("do what the lines above say, then repeat the command"),
             Self::Config(_)

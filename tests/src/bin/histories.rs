@@ -1,14 +1,13 @@
 //! Runs a fuzz target on random bytes, seed after seed: without libFuzzer, and repeatable by number.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
 use indicatif::ProgressBar;
 use multiraft_tests::caught::caught;
-use multiraft_tests::fuzz::{TARGETS, Target};
-use rand::rngs::SmallRng;
-use rand::{Rng, RngCore, SeedableRng};
+use multiraft_tests::fuzz::{TARGETS, Target, random_input};
 
 /// No input may make a target allocate more at once: lengths are believed only as far as bytes have
 /// come. It is far above what a target needs, and far below what four bytes can claim.
@@ -32,6 +31,9 @@ struct Arguments {
     /// Bytes of the longest input.
     #[arg(long, default_value_t = 2_000)]
     max_bytes: usize,
+    /// Write the first input that breaks a rule to this file, such as one in `fuzz/regressions`.
+    #[arg(long)]
+    save: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -41,13 +43,19 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| ())); // shown below, with its seed
     let bar = ProgressBar::new(arguments.seeds);
     for seed in arguments.seed..arguments.seed + arguments.seeds {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let mut bytes = vec![0; rng.random_range(0..=arguments.max_bytes)];
-        rng.fill_bytes(&mut bytes);
+        let bytes = random_input(seed, arguments.max_bytes);
         if let Err(what) = try_input(target, &bytes) {
             bar.finish_and_clear();
             println!("seed {seed} failed: {what}");
-            println!("replay: histories --target {name} --seed {seed} --seeds 1");
+            let bytes_flag = arguments.max_bytes;
+            println!(
+                "replay: histories --target {name} --seed {seed} --seeds 1 --max-bytes {bytes_flag}"
+            );
+            if let Some(path) = &arguments.save
+                && let Err(error) = std::fs::write(path, &bytes)
+            {
+                println!("{}: {error}", path.display());
+            }
             return ExitCode::FAILURE;
         }
         bar.inc(1);
