@@ -202,7 +202,7 @@ impl Compactor {
             }
             for span in group.spans().filter(|s| s.at.sequence <= through) {
                 let found = state.found(span, span.first, span.last);
-                bytes += u64::from(span.at.bytes);
+                bytes += u64::from(span.at.block_bytes);
                 plan.moves.push(Move { group: id, found });
             }
         }

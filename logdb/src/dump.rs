@@ -1,6 +1,7 @@
 //! The entries in a stopped node's log, for people who want to see them. Changes nothing.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use multiraft_engine::block::Block;
 use multiraft_engine::traits::{LogError, StoredGroup};
@@ -15,7 +16,7 @@ use crate::state::{self, State};
 /// A log that nobody writes. Holds the directory's lock: no node starts on it meanwhile.
 pub struct StoppedLog {
     state: State,
-    _lock: DirectoryLock,
+    _lock: Arc<DirectoryLock>,
 }
 
 impl StoppedLog {
@@ -26,7 +27,9 @@ impl StoppedLog {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let (lock, _, incarnation) = directory::open_existing(dir)?;
         let disk = FsDisk::new(dir, Access::ReadOnly);
-        let scan = scanner(&disk, incarnation).scan()?;
+        let mut scan = scanner(&disk, incarnation).scan()?;
+        let lock = Arc::new(lock);
+        scan.table.guard_maps(Arc::<DirectoryLock>::clone(&lock));
         Ok(Self {
             state: State::new(scan.index, scan.table, scan.last_sequence, scan.oldest),
             _lock: lock,

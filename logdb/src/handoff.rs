@@ -132,20 +132,21 @@ impl<D: Desk> Handoff<D> {
     /// The thread: takes turns whenever nobody else does, until the log is closed and drained, or fenced.
     pub(crate) fn run(&self, writer: &Mutex<impl Turns>) {
         loop {
-            {
+            // Known before the turns: then nothing was put in after them.
+            let is_closing = {
                 let mut desk = self.lock();
                 while *desk.leader() || !(desk.has_work() || desk.is_closing()) {
                     desk = wait(&self.wake, desk);
                 }
                 *desk.leader() = true;
-            }
+                desk.is_closing()
+            };
             let turn = {
                 let mut writer = lock(writer);
                 let turns = std::iter::repeat_with(|| writer.turn());
                 let mut rest = turns.skip_while(|turn| *turn == Turn::Worked);
                 rest.next().expect("it goes on for ever")
             };
-            let is_closing = self.lock().is_closing();
             match turn {
                 Turn::Fenced => return,
                 Turn::Full if is_closing => return self.durable.fence(), // what is pending is refused

@@ -113,8 +113,8 @@ pub struct LogDb {
     /// For callers that lead; `None` if somebody else turns the writer.
     writer: Option<Arc<Mutex<Writer>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Given up by [`LogDb::close`], when nothing is written any more.
-    lock: Mutex<Option<DirectoryLock>>,
+    /// Given up by [`LogDb::close`], when nothing is written any more; bytes of mapped segments keep it.
+    lock: Mutex<Option<Arc<DirectoryLock>>>,
     /// Segments that were not read at a start after a crash.
     unread: Vec<SegmentId>,
 }
@@ -140,6 +140,12 @@ impl LogDb {
         options.validate()?;
         let (lock, incarnation) = directory::open(&options.dir, options.identity)?;
         let (mut log, writer) = Self::recover(disk, incarnation, options)?;
+        let lock = Arc::new(lock);
+        log.shared
+            .state
+            .lock()
+            .table
+            .guard_maps(Arc::<DirectoryLock>::clone(&lock));
         *log.lock.lock() = Some(lock);
         let shared = Arc::clone(&log.shared);
         let writer = Arc::new(Mutex::new(writer));
@@ -266,8 +272,8 @@ impl LogDb {
         self.shared.reserve.turn()
     }
 
-    /// Writes what is pending, ends the threads and gives the directory up. Later appends are
-    /// refused; reads still work. Idempotent.
+    /// Writes what is pending, ends the threads and gives the directory up, as soon as nobody holds blocks that
+    /// were read from full segments. Later appends are refused; reads still work. Idempotent.
     pub fn close(&self) {
         self.shared.state.close(|state| state.closing = true);
         self.shared.reserve.stop();
@@ -277,6 +283,7 @@ impl LogDb {
                 tracing::error!("a thread of the log panicked");
             }
         }
+        self.shared.state.lock().table.give_up_maps();
         self.lock.lock().take();
     }
 }
@@ -336,7 +343,10 @@ fn prepare(
             .map_err(Error::io("syncing the log directory"))?;
     }
     let reserve = Reserve::new(disk, incarnation, options, left, wanted);
-    let outline = scan.outlines.pop().map(|active| active.outline);
+    let active = scan.outlines.pop();
+    // A full segment is the active one again if nothing came of the next.
+    let is_active_unread = active.as_ref().is_some_and(|a| a.is_stored) && !scan.is_closed;
+    let outline = active.map(|active| active.outline);
     let outline = outline.or(is_empty.then(Outline::default));
     if is_new {
         let first = reserve
@@ -355,6 +365,9 @@ fn prepare(
             (true, _) if !scan.is_closed => unread.push(sealed.segment),
             _ => {}
         }
+    }
+    if is_active_unread {
+        unread.extend(scan.table.iter().last().map(|active| active.id));
     }
     for (id, bytes) in dead {
         reserve.retire(id, bytes, Reuse::Allowed);

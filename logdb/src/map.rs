@@ -13,11 +13,12 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, MmapMut};
 
 /// What the kernel is asked for at a time, bytes: sixteen pages.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -28,6 +29,10 @@ pub struct Map(Arc<Inner>);
 
 struct Inner {
     memory: Mmap,
+    /// The same file, for what the kernel cannot map at the moment.
+    file: File,
+    /// What keeps others from writing to the file.
+    guard: Option<Arc<dyn Send + Sync>>,
     /// A bit for each chunk that was read.
     read: Vec<AtomicU64>,
 }
@@ -51,20 +56,31 @@ impl Map {
     /// # Errors
     /// As the operating system reports them.
     pub fn new(file: &File) -> io::Result<Option<Self>> {
-        // SAFETY: the bytes must not change while they are borrowed. The caller maps full segments only, to which
-        // the log writes no more; the file is used again only when nobody holds the map (`Map::is_held`), and is
-        // deleted by name otherwise, which leaves the bytes. It is never cut short. The directory's lock keeps
-        // other processes of ours away.
-        let memory = unsafe { Mmap::map(file)? };
-        let page = memory.len().min(1);
-        if memory.advise_range(Advice::PopulateRead, 0, page).is_err() {
-            // Too old a kernel, or an unreadable first page: reads by copying tell which.
+        if !can_populate() {
             return Ok(None);
         }
+        // SAFETY: the bytes must not change while they are borrowed. The caller maps full segments only, to which
+        // the log writes no more; the file is used again only when nobody holds the map (`Map::is_held`), and is
+        // deleted by name otherwise, which leaves the bytes. It is never cut short. The map itself keeps the
+        // directory's lock (`Map::guarded`), so that nobody else opens the log while bytes of it are held.
+        let memory = unsafe { Mmap::map(file)? };
         let chunks = memory.len().div_ceil(CHUNK_BYTES);
         let words = chunks.div_ceil(64);
         let read = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Ok(Some(Self(Arc::new(Inner { memory, read }))))
+        Ok(Some(Self(Arc::new(Inner {
+            memory,
+            file: file.try_clone()?,
+            guard: None,
+            read,
+        }))))
+    }
+
+    /// The same, which keeps the guard as long as somebody has bytes of it. Nobody has yet.
+    #[must_use]
+    pub(crate) fn guarded(mut self, guard: Option<Arc<dyn Send + Sync>>) -> Self {
+        let inner = Arc::get_mut(&mut self.0).expect("nobody has it yet");
+        inner.guard = guard;
+        self
     }
 
     /// Whether somebody else has the map, or bytes of it.
@@ -83,14 +99,25 @@ impl Map {
             (Some(start), Some(end)) if end <= self.0.memory.len() => start..end,
             _ => return Err(io::ErrorKind::UnexpectedEof.into()),
         };
-        self.read(&range)?;
-        let map = self.clone();
-        Ok(Bytes::from_owner(Part { map, range }))
+        match self.read(&range) {
+            Ok(()) => {
+                let map = self.clone();
+                Ok(Bytes::from_owner(Part { map, range }))
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
+                Err(io::Error::other("the device cannot read it"))
+            }
+            Err(_) => {
+                let mut copy = vec![0; bytes];
+                self.0.file.read_exact_at(&mut copy, offset)?;
+                Ok(copy.into())
+            }
+        }
     }
 
     /// Has the kernel read what was not read before.
     fn read(&self, range: &Range<usize>) -> io::Result<()> {
-        let Inner { memory, read } = &*self.0;
+        let Inner { memory, read, .. } = &*self.0;
         for chunk in range.start / CHUNK_BYTES..range.end.div_ceil(CHUNK_BYTES) {
             let (word, bit) = (&read[chunk / 64], 1 << (chunk % 64));
             if word.load(Ordering::Relaxed) & bit != 0 {
@@ -107,12 +134,19 @@ impl Map {
             }
             // Something of the chunk cannot be read; perhaps not what is asked for.
             let wanted = range.start.max(start)..range.end.min(start + bytes);
-            memory
-                .advise_range(Advice::PopulateRead, wanted.start, wanted.len())
-                .map_err(|_| io::Error::other("the device cannot read it"))?;
+            memory.advise_range(Advice::PopulateRead, wanted.start, wanted.len())?;
         }
         Ok(())
     }
+}
+
+/// Whether the kernel knows how to read pages ahead of their use and to say so if it cannot.
+fn can_populate() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let page = MmapMut::map_anon(1);
+        page.is_ok_and(|page| page.advise(Advice::PopulateRead).is_ok())
+    })
 }
 
 #[cfg(test)]

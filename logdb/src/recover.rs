@@ -57,6 +57,7 @@ pub(crate) struct Scan {
     pub(crate) is_closed: bool,
     /// Of each segment in use, oldest first; empty if some of their bytes were given up.
     pub(crate) outlines: Vec<Outlined>,
+    makes_outlines: bool,
 }
 
 /// What is known of a segment in use.
@@ -67,6 +68,9 @@ pub(crate) struct Outlined {
     pub(crate) is_stored: bool,
 }
 
+/// Outlines of segments that were read which are kept to be written; others of them are read again at the next start.
+const MOST_OUTLINES: usize = 8;
+
 impl Scan {
     /// The next segment. Of the one before the outline is not needed, if there is one on the disk.
     fn begin(&mut self, next: Outlined) {
@@ -74,6 +78,9 @@ impl Scan {
             && last.is_stored
         {
             last.outline = Outline::default();
+        }
+        if let Some(too_many) = self.outlines.len().checked_sub(MOST_OUTLINES) {
+            self.outlines[too_many].outline = Outline::default();
         }
         self.outlines.push(next);
     }
@@ -131,11 +138,15 @@ impl Scanner<'_> {
 
     /// Whether a batch begins where the segment does, as far as its header says. Reads one page of it.
     fn begins_with_header(&self, id: SegmentId) -> Result<bool, Error> {
+        self.has_header_at(id, 0)
+    }
+
+    fn has_header_at(&self, id: SegmentId, offset: u64) -> Result<bool, Error> {
         let mut page = vec![0; place(PAGE_BYTES)];
         let read = self.disk.open(&id.file_name()).and_then(|file| {
-            let is_there = file.len()? >= PAGE_BYTES;
+            let is_there = file.len()? >= offset + PAGE_BYTES;
             if is_there {
-                file.read_exact_at(&mut page, 0)?;
+                file.read_exact_at(&mut page, offset)?;
             }
             Ok(is_there)
         });
@@ -155,7 +166,9 @@ impl Scanner<'_> {
     pub(crate) fn scan_with(&self, repairs: Repairs) -> Result<Scan, Error> {
         let ids = self.segment_ids()?;
         let (oldest, mut newest) = self.oldest_needed(&ids, &repairs)?;
+        let makes_outlines = self.outlines == Outlines::Used && repairs.list.is_empty();
         let mut scan = Scan {
+            makes_outlines,
             index: Index::default(),
             table: SegmentTable::default(),
             last_sequence: 0,
@@ -182,13 +195,17 @@ impl Scanner<'_> {
             }
             expected_id = id.next();
             if scan.is_closed {
-                scan.empty.push(id);
-                continue;
+                if !self.begins_with_header(id)? {
+                    scan.empty.push(id);
+                    continue;
+                }
+                scan.is_closed = false; // the log went on, whoever let the outline say otherwise
             }
             let is_first = end.is_none();
             if let Some(stored) = self.outline(id, &scan.repairs)
                 && scan.empty.is_empty()
                 && is_next(&scan, stored.outline.first_sequence(), is_first)
+                && !self.has_header_at(id, stored.outline.end())?
             {
                 end = Some(self.apply_outline(&mut scan, id, stored)?);
                 continue;
@@ -397,8 +414,10 @@ fn apply(scan: &mut Scan, loaded: &Loaded, found: &Found, offset: u64) -> u64 {
         }
     };
     apply_batch(scan, batch);
-    let outlined = scan.outlines.last_mut().expect("the segment has begun");
-    outlined.outline.push(&batch.header, &batch.items);
+    if scan.makes_outlines {
+        let outlined = scan.outlines.last_mut().expect("the segment has begun");
+        outlined.outline.push(&batch.header, &batch.items);
+    }
     offset + batch.header.padded_bytes()
 }
 

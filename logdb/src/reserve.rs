@@ -172,12 +172,11 @@ impl Reserve {
 
     /// Writes the outlines that wait. One that cannot be written is given up: its segment is read instead.
     pub(crate) fn store_outlines(&self) {
-        self.store_outlines_on(&mut self.shelf.lock());
-    }
-
-    fn store_outlines_on(&self, files: &mut Shelf) {
-        let sketches = std::mem::take(&mut self.desk.lock().sketches);
-        for sketch in sketches {
+        loop {
+            let mut files = self.shelf.lock(); // for one outline: the writer may wait for it
+            let Some(sketch) = self.desk.lock().sketches.pop() else {
+                return;
+            };
             let Sketch {
                 segment,
                 file_bytes,
@@ -202,6 +201,14 @@ impl Reserve {
     /// The segment after the active one, of at least `min_bytes`. Waits for the disk only if the
     /// background has not kept up or the size is out of the ordinary.
     pub(crate) fn take_next(&self, min_bytes: u64) -> io::Result<Prepared> {
+        {
+            let mut desk = self.desk.lock();
+            if let Some(ready) = desk.ready.take_if(|ready| ready.bytes >= min_bytes) {
+                desk.wanted = ready.id.next();
+                self.wake.notify_one();
+                return Ok(ready);
+            }
+        }
         let mut files = self.shelf.lock();
         let (ready, id) = {
             let mut desk = self.desk.lock();
@@ -226,9 +233,14 @@ impl Reserve {
     ) -> io::Result<Prepared> {
         self.shelve_retired(files)?;
         if let Some(small) = small {
-            let name = files.new_name();
-            self.disk.rename(&small.id.file_name(), &name)?;
-            files.spares.push(name);
+            let name = small.id.file_name();
+            if small.bytes == self.segment_bytes {
+                let spare = files.new_name();
+                self.disk.rename(&name, &spare)?;
+                files.spares.push(spare);
+            } else {
+                self.disk.remove(&name)?; // of an earlier setting
+            }
         }
         self.prepare(files, id, min_bytes.max(self.segment_bytes))
     }
@@ -251,23 +263,35 @@ impl Reserve {
     }
 
     fn shelve_retired(&self, files: &mut Shelf) -> io::Result<()> {
-        let retired = std::mem::take(&mut self.desk.lock().retired);
-        for (id, bytes, reuse) in retired {
-            let name = id.file_name();
-            self.desk.lock().sketches.retain(|s| s.segment != id);
-            if files.outlined.remove(&id) {
-                self.disk.remove(&outline::file_name(id))?;
-            }
-            let fits = bytes == self.segment_bytes && files.spares.len() < self.max_spares;
-            if fits && reuse == Reuse::Allowed {
-                let spare = files.new_name();
-                self.disk.rename(&name, &spare)?;
-                files.spares.push(spare);
-            } else {
-                self.disk.remove(&name)?;
+        let mut retired = std::mem::take(&mut self.desk.lock().retired).into_iter();
+        while let Some((id, bytes, reuse)) = retired.next() {
+            if let Err(error) = self.shelve(files, id, bytes, reuse) {
+                let mut desk = self.desk.lock();
+                desk.retired.push((id, bytes, reuse));
+                desk.retired.extend(retired);
+                return Err(error);
             }
         }
         Ok(())
+    }
+
+    fn shelve(&self, files: &mut Shelf, id: SegmentId, bytes: u64, reuse: Reuse) -> io::Result<()> {
+        let name = id.file_name();
+        self.desk.lock().sketches.retain(|s| s.segment != id);
+        if files.outlined.contains(&id) {
+            match self.disk.remove(&outline::file_name(id)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => files.outlined.remove(&id),
+            };
+        }
+        let fits = bytes == self.segment_bytes && files.spares.len() < self.max_spares;
+        if fits && reuse == Reuse::Allowed {
+            let spare = files.new_name();
+            self.disk.rename(&name, &spare)?;
+            files.spares.push(spare);
+            return Ok(());
+        }
+        self.disk.remove(&name)
     }
 
     /// One round of the background's work: shelves what was given back, prepares what is next.
@@ -286,7 +310,8 @@ impl Reserve {
             self.desk.lock().ready = Some(next);
             self.refresh_room();
         }
-        self.store_outlines_on(&mut files);
+        drop(files);
+        self.store_outlines();
         Ok(())
     }
 

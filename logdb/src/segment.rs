@@ -94,9 +94,10 @@ impl Segment {
     }
 
     /// Its bytes, if nobody writes to it any more.
-    fn map(&self) -> Option<&Map> {
+    fn map(&self, guard: Option<&Arc<dyn Send + Sync>>) -> Option<&Map> {
         let map = self.map.get_or_init(|| {
             let map = self.file.map();
+            let map = map.map(|map| map.map(|map| map.guarded(guard.cloned())));
             map.unwrap_or_else(|error| {
                 tracing::warn!(segment = %self.id, %error, "a log segment cannot be mapped: reads are copied");
                 None
@@ -129,6 +130,8 @@ pub(crate) struct SegmentTable {
     unwritten: BTreeMap<u64, Unwritten>,
     /// A segment has nothing alive since the batch of this sequence, which may be on its way.
     died_at: Option<u64>,
+    /// What maps keep: the directory's lock.
+    guard: Option<Arc<dyn Send + Sync>>,
 }
 
 /// A batch on its way to a segment.
@@ -173,6 +176,19 @@ impl SegmentTable {
         active.end = end;
     }
 
+    /// Maps keep this from now on.
+    pub(crate) fn guard_maps(&mut self, guard: Arc<dyn Send + Sync>) {
+        self.guard = Some(guard);
+    }
+
+    /// Gives up all maps that nobody has bytes of, and makes none any more: reads are copied.
+    pub(crate) fn give_up_maps(&mut self) {
+        self.guard = None;
+        for segment in &mut self.segments {
+            segment.map = OnceCell::from(None);
+        }
+    }
+
     fn position(&self, sequence: u64) -> Option<usize> {
         let after = self
             .segments
@@ -187,7 +203,7 @@ impl SegmentTable {
         let segment = &self.segments[position];
         let nth = usize::try_from(sequence - segment.first_sequence).expect("in memory");
         let is_full = position + 1 < self.segments.len();
-        let map = is_full.then(|| segment.map()).flatten();
+        let map = is_full.then(|| segment.map(self.guard.as_ref())).flatten();
         let bytes = match map {
             Some(map) => Bytes::Mapped(map.clone()),
             None => Bytes::InFile(Arc::clone(&segment.file)),

@@ -236,7 +236,7 @@ impl State {
         let mut found = Vec::new();
         let mut bytes = 0;
         for span in stored.spans_from(first).take_while(|s| s.first <= last) {
-            bytes += span.at.bytes as usize;
+            bytes += span.at.block_bytes as usize;
             if bytes > max_bytes && !found.is_empty() {
                 break;
             }

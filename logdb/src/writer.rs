@@ -101,10 +101,11 @@ impl Writer {
         self.commit()
     }
 
-    /// A clean shutdown, when nothing is pending: proves the tail, and writes down where the log ends. Nothing may
-    /// be appended afterwards. The log's thread does it at [`LogDb::close`](crate::LogDb::close); it is here for
+    /// A clean shutdown, when nothing is pending: proves the tail, and writes down where the log ends. Appends
+    /// are refused from then on. The log's thread does it at [`LogDb::close`](crate::LogDb::close); it is here for
     /// who turns the writer.
     pub fn finish(&mut self) {
+        self.shared.state.lock().closing = true;
         self.prove_tail();
         let active = {
             let state = self.shared.state.lock();

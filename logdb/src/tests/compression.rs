@@ -45,6 +45,12 @@ fn compressed_blocks_take_less_and_are_read_all_the_time_whatever_the_option_say
     }
     drain(&mut writer);
     has_all(&log, 1, 20);
+    let few = log.read(GroupId(1), Index(1), Index(20), 3 * payload(1).len());
+    assert_eq!(
+        few.unwrap().len(),
+        2,
+        "it is the blocks' bytes that are limited"
+    );
     let written = log.metrics().written_bytes.get();
     assert!(written < 40 << 10, "{written} bytes of {} KiB", 20 * 9);
     drop((log, writer));

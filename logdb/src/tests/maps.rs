@@ -4,7 +4,7 @@ use multiraft_engine::traits::{GroupWrite, Log};
 use multiraft_engine::types::{GroupId, Index};
 
 use super::{block, entries, options, payloads};
-use crate::{LogDb, Options};
+use crate::{Error, LogDb, Options};
 
 fn append(log: &LogDb, indexes: std::ops::RangeInclusive<u64>) {
     for index in indexes {
@@ -42,4 +42,24 @@ fn who_holds_bytes_of_a_segment_keeps_them_when_its_space_is_used_again() {
     }
     assert_eq!(payloads(&log, 3, 141, 147).unwrap().len(), 7);
     assert!(log.read(GroupId(3), Index(1), Index(7), 1).is_err());
+}
+
+#[test]
+fn who_holds_bytes_of_a_segment_keeps_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        dir: dir.path().join("log"),
+        ..options()
+    };
+    let log = LogDb::open(options.clone()).unwrap();
+    append(&log, 1..=7);
+    let held = payloads(&log, 3, 1, 1).unwrap();
+    log.close();
+    // Another process could write to that segment.
+    let again = LogDb::open(options.clone());
+    assert!(matches!(again, Err(Error::Locked { .. })));
+    let copied = payloads(&log, 3, 1, 7).unwrap();
+    drop(held);
+    let again = LogDb::open(options).unwrap();
+    assert_eq!(payloads(&again, 3, 1, 7).unwrap(), copied);
 }

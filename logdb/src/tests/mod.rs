@@ -265,6 +265,31 @@ fn a_block_larger_than_a_segment_gets_a_segment_of_its_own() {
 }
 
 #[test]
+fn a_prepared_segment_of_a_smaller_setting_is_not_taken_for_a_larger_one() {
+    let disk = SimDisk::new();
+    let (log, writer) = open(&disk).unwrap();
+    log.prepare().unwrap();
+    drop((log, writer));
+    let larger = || Options {
+        segment_bytes: 1 << 20,
+        ..options()
+    };
+    let again = || LogDb::open_on(Arc::<SimDisk>::clone(&disk), INCARNATION, larger()).unwrap();
+    let (log, mut writer) = again();
+    for index in 1..=3 {
+        let large = vec![7; 100 << 10];
+        let write = entries(1, vec![block(index, 1, &[&large])]);
+        log.append(batch(index, vec![write])).unwrap();
+        drain(&mut writer);
+        log.prepare().unwrap();
+    }
+    drop((log, writer));
+    disk.crash(3);
+    let (log, _writer) = again();
+    assert_eq!(payloads(&log, 1, 1, 3).unwrap().len(), 3);
+}
+
+#[test]
 fn a_cut_in_the_middle_of_a_block_is_not_revived_by_a_crash() {
     let disk = SimDisk::new();
     let (log, mut writer) = open(&disk).unwrap();

@@ -165,3 +165,94 @@ fn after_a_crash_what_the_start_did_not_read_is_checked_in_the_background() {
     }
     assert_eq!(log.metrics().damaged_batches.get(), 1);
 }
+
+/// Puts an outline back that was deleted.
+fn restore(disk: &SimDisk, segment: u64, bytes: &[u8]) {
+    let file = disk.create_growing(&name(segment)).unwrap();
+    file.write_all_at(bytes, 0).unwrap();
+    file.sync_data().unwrap();
+}
+
+#[test]
+fn an_outline_that_says_too_little_is_not_believed() {
+    // One more entry goes into the same segment; five more into the next one too.
+    for more in [1, 5] {
+        let disk = SimDisk::new();
+        let (log, mut writer) = open(&disk).unwrap();
+        write_some(&log, &mut writer);
+        writer.finish();
+        drop((log, writer));
+        let old = disk.bytes(&name(3));
+        let (log, mut writer) = open(&disk).unwrap();
+        for index in 8..8 + more {
+            let payload = vec![9; 19 << 10];
+            let write = entries(3, vec![block(index, 1, &[&payload])]);
+            log.append(batch(index, vec![write])).unwrap();
+            drain(&mut writer);
+        }
+        drop((log, writer));
+        restore(&disk, 3, &old);
+        let (log, _writer) = open(&disk).unwrap();
+        assert_eq!(
+            payloads(&log, 3, 1, 7 + more).unwrap().len() as u64,
+            7 + more
+        );
+    }
+    // The segment was full when the log was closed, and the next one has all that came.
+    let disk = SimDisk::new();
+    let (log, mut writer) = open(&disk).unwrap();
+    write_some(&log, &mut writer);
+    for index in 8..=9 {
+        let payload = vec![9; if index == 8 { 19 << 10 } else { 10 << 10 }];
+        let write = entries(3, vec![block(index, 1, &[&payload])]);
+        log.append(batch(index, vec![write])).unwrap();
+        drain(&mut writer);
+    }
+    writer.finish();
+    drop((log, writer));
+    let old = disk.bytes(&name(3));
+    let (log, mut writer) = open(&disk).unwrap();
+    let write = entries(3, vec![block(10, 1, &[&vec![9; 30 << 10]])]);
+    log.append(batch(1, vec![write])).unwrap();
+    drain(&mut writer);
+    assert!(disk.names().contains(&"0000000000000004.seg".to_owned()));
+    drop((log, writer));
+    restore(&disk, 3, &old);
+    let (log, _writer) = open(&disk).unwrap();
+    assert_eq!(payloads(&log, 3, 1, 10).unwrap().len(), 10);
+}
+
+#[test]
+fn a_full_segment_that_is_written_to_again_after_a_crash_loses_its_outline() {
+    let disk = SimDisk::new();
+    let (log, mut writer) = open(&disk).unwrap();
+    for index in 1..=12 {
+        let payload = vec![u8::try_from(index).unwrap(); 19 << 10];
+        let write = entries(3, vec![block(index, 1, &[&payload])]);
+        log.append(batch(index, vec![write])).unwrap();
+        drain(&mut writer);
+        log.prepare().unwrap();
+    }
+    assert_eq!(outlines(&disk).len(), 3);
+    drop((log, writer));
+    // The first batch of the fourth segment was torn, so the third, full one is the active one.
+    let fourth = "0000000000000004.seg";
+    for segment in 4..=5 {
+        let name = format!("{segment:016x}.seg");
+        if disk.names().contains(&name) {
+            let length = disk.bytes(&name).len();
+            disk.set_bytes(&name, &vec![0; length]);
+        }
+    }
+    assert!(disk.names().contains(&fourth.to_owned()));
+    let (log, mut writer) = open(&disk).unwrap();
+    assert_eq!(outlines(&disk), [name(1), name(2)]);
+    let write = entries(3, vec![block(10, 2, &[b"small"])]);
+    log.append(batch(1, vec![write])).unwrap();
+    drain(&mut writer);
+    drop((log, writer));
+    disk.crash(7);
+    let (log, _writer) = open(&disk).unwrap();
+    assert_eq!(payloads(&log, 3, 10, 10).unwrap(), ["small"]);
+    assert!(payloads(&log, 3, 11, 11).is_err());
+}
