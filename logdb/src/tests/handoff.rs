@@ -303,9 +303,47 @@ fn a_full_disk_delays_and_loses_nothing() {
     try_orders(Trouble::Full);
 }
 
+/// Lets the other threads go on for a while.
+fn idle() {
+    for _ in 0..thread_rng().gen_range(0..12) {
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn what_was_put_in_before_the_log_closed_is_written() {
     try_orders(Trouble::Closed);
+    // Few threads, so that they often meet where the log's thread has just found nothing to do.
+    let close_soon = || {
+        let handoff = Arc::new(Handoff::new(Batches::default(), 0));
+        let writer = sync::Mutex::new(Model {
+            handoff: Arc::clone(&handoff),
+            trouble: Trouble::Closed,
+            is_finished: false,
+        });
+        let thread = {
+            let handoff = Arc::clone(&handoff);
+            thread::spawn(move || handoff.run(&writer))
+        };
+        let caller = {
+            let handoff = Arc::clone(&handoff);
+            thread::spawn(move || {
+                idle();
+                let nobody = None::<&sync::Mutex<Model>>;
+                let put = handoff.put_durable(nobody, Batches::put);
+                assert!(put.is_err() || put == Ok(Ok(())), "it was put in before");
+            })
+        };
+        handoff
+            .put(|batches| batches.put().map(drop))
+            .expect("open");
+        idle();
+        handoff.close(|batches| batches.closing = true);
+        caller.join().expect("no panic");
+        thread.join().expect("no panic");
+        assert!(handoff.lock().pending.is_empty());
+    };
+    shuttle::check_random(close_soon, 20_000);
 }
 
 #[test]
