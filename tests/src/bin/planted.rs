@@ -94,6 +94,8 @@ const BUGS: [(&str, &str); 36] = [
     ),
 ];
 
+/// The name of no bug.
+const NONE: &str = "none";
 /// Bytes of the longest history: some bugs need a full segment or two.
 const HISTORY_BYTES: usize = 20_000;
 /// More seeds than this, in the median, are too many.
@@ -129,6 +131,19 @@ fn main() -> ExitCode {
         .status();
     if !built.is_ok_and(|status| status.success()) {
         println!("the build failed");
+        return ExitCode::FAILURE;
+    }
+    // What fails without a bug catches every bug.
+    let few = Arguments {
+        seeds: arguments.seeds.min(50),
+        only: Vec::new(),
+        ..arguments
+    };
+    let alarm = by_scenario(&target, NONE)
+        .or_else(|| by_history(&target, NONE, &arguments))
+        .or_else(|| by_seed(&target, NONE, &few));
+    if let Some(Catch { after, by, .. }) = alarm {
+        println!("without any bug {by} fails after {after}: mend that first");
         return ExitCode::FAILURE;
     }
     let is_wanted = |bug: &&(&str, &str)| {
