@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -25,6 +26,8 @@ struct Inode {
     cached: Vec<u8>,
     dirty: BTreeSet<usize>,
     growth: Growth,
+    /// Bytes that the device cannot read.
+    unreadable: Option<Range<usize>>,
 }
 
 /// Whether a file's length changes.
@@ -174,6 +177,12 @@ impl SimDisk {
         inode.cached[at] ^= 0x40;
     }
 
+    /// The device cannot read these bytes of a file any more.
+    pub fn fail_reads(&self, name: &str, range: Range<usize>) {
+        let inode = Arc::clone(&self.0.lock().names[name]);
+        inode.lock().unreadable = Some(range);
+    }
+
     /// What a file durably holds.
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         self.0.lock().names[name].lock().durable.clone()
@@ -250,6 +259,7 @@ impl Disk for SimDisk {
             cached: zeros,
             dirty: BTreeSet::new(),
             growth: Growth::Fixed,
+            unreadable: None,
         }));
         disk.names.insert(name.to_owned(), Arc::clone(&inode));
         disk.names_changed();
@@ -328,7 +338,12 @@ impl DiskFile for SimFile {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let start = usize::try_from(offset).unwrap();
         let inode = self.inode.lock();
-        let bytes = inode.cached.get(start..start + buffer.len());
+        let end = start + buffer.len();
+        let meets = |bad: &Range<usize>| start < bad.end && bad.start < end;
+        if inode.unreadable.as_ref().is_some_and(meets) {
+            return Err(io::Error::other("the device cannot read it"));
+        }
+        let bytes = inode.cached.get(start..end);
         buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }

@@ -228,6 +228,24 @@ fn a_block_that_rots_is_damaged_and_not_returned() {
 }
 
 #[test]
+fn a_block_that_cannot_be_read_hurts_only_its_group() {
+    let disk = SimDisk::new();
+    let (log, mut writer) = open(&disk).unwrap();
+    let both = [1, 2].map(|group| entries(group, vec![block(1, 1, &[&[7; 6000]])]));
+    log.append(batch(1, both.into())).unwrap();
+    drain(&mut writer);
+    disk.fail_reads("0000000000000001.seg", 5000..5512);
+    assert!(matches!(payloads(&log, 1, 1, 1), Err(LogError::Io(_))));
+    assert_eq!(payloads(&log, 2, 1, 1).unwrap(), [vec![7; 6000]]);
+    let more = log.append(batch(2, vec![entries(1, vec![block(2, 1, &[b"on"])])]));
+    assert!(more.is_ok() && writer.turn() == Turn::Worked);
+    assert_eq!(payloads(&log, 1, 2, 2).unwrap(), ["on"]);
+    // A start that has to read it says so, and takes it neither for the end nor for damage.
+    drop((log, writer));
+    assert!(matches!(open(&disk), Err(Error::Io { .. })));
+}
+
+#[test]
 fn a_full_disk_keeps_the_batch_and_room_comes_back() {
     let disk = SimDisk::new();
     let (log, mut writer) = open(&disk).unwrap();
