@@ -354,31 +354,42 @@ fn every_sync_is_counted() {
 }
 
 /// A short run under strace that makes calls fail; `None` where it is not installed or not allowed to trace.
-fn faulty(dir: &Path, inject: &str, seconds: &str) -> Option<Output> {
+fn faulty(dir: &Path, inject: &str, flags: &[&str]) -> Option<Output> {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-e", inject]);
     command.arg(PROGRAM).args(["bench", "log", "append"]);
     command.args(["--groups", "16", "--writers", "4", "--no-raw"]);
-    command.args(["--warmup", "0.1", "--seconds", seconds]);
+    command.args(["--warmup", "0.1"]).args(flags);
     let output = command.arg("--dir").arg(dir).output().ok()?;
     let is_refused = String::from_utf8_lossy(&output.stderr).contains("PTRACE");
     (!is_refused).then_some(output)
 }
 
 #[test]
-fn interrupted_writes_are_made_again_and_failed_ones_end_the_log() {
+fn interrupted_and_short_writes_are_made_again_and_failed_ones_end_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let interrupted = "inject=pwrite64,fsync,fdatasync:error=EINTR:when=2+3";
-    let Some(output) = faulty(dir.path(), interrupted, "0.5") else {
+    let Some(output) = faulty(dir.path(), interrupted, &["--seconds", "0.5"]) else {
         println!("skipped: there is no strace that may trace");
         return;
     };
     assert!(number(&json(&output), "appends_per_s") > 0.0);
     // In each thread behind the zeros of a new segment; it ends long before the time is over.
     let failed = "inject=pwrite64:error=EIO:when=40+";
-    let output = faulty(dir.path(), failed, "60").unwrap();
+    let output = faulty(dir.path(), failed, &["--seconds", "60"]).unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{error}");
     assert!(error.contains("Input/output error"), "{error}");
     assert_eq!(names(dir.path()), [""; 0], "it leaves nothing behind");
+    // Writes that write a part only, by their own word, and in truth nothing: all of it is written again.
+    let short = "inject=pwrite64:retval=512:when=20+5";
+    let output = faulty(dir.path(), short, &["--seconds", "0.5", "--keep"]).unwrap();
+    assert!(number(&json(&output), "appends_per_s") > 0.0);
+    let [kept] = &names(dir.path())[..] else {
+        panic!("one directory is kept");
+    };
+    let log = dir.path().join(kept).join("log");
+    let mut verify = Command::new(PROGRAM);
+    let verified = verify.args(["log", "verify"]).arg(log).output().unwrap();
+    assert!(verified.status.success(), "{verified:?}");
 }
