@@ -269,7 +269,7 @@ impl LogDb {
     /// # Errors
     /// What the disk says; the log goes on with what it has.
     pub fn prepare(&self) -> std::io::Result<()> {
-        self.shared.reserve.turn()
+        self.shared.reserve.turn().map(drop)
     }
 
     /// Writes what is pending, ends the threads and gives the directory up, as soon as nobody holds blocks that

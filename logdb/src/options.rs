@@ -37,6 +37,9 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Dead segments kept for reuse beside the prepared next one; default 8. More are deleted.
     pub max_spares: u32,
+    /// Segments made of zeros ahead of need, beside the prepared next one, so that a log that grows does not
+    /// wait for them; at most `max_spares`; default 0.
+    pub preallocated: u32,
     /// Largest write in bytes before a new batch is begun; default 4 MiB. A single larger
     /// group write still goes out whole, for it is atomic.
     pub batch_bytes: u64,
@@ -60,6 +63,7 @@ impl Options {
             identity,
             segment_bytes: 32 << 20,
             max_spares: DEFAULT_SPARES,
+            preallocated: 0,
             batch_bytes: 4 << 20,
             cache_bytes: 64 << 20,
             min_free_bytes: 256 << 20,
@@ -93,6 +97,13 @@ impl Options {
                 option: "max_spares",
                 value: self.max_spares.into(),
                 allowed: "at most 64",
+            });
+        }
+        if self.preallocated > self.max_spares {
+            return Err(Error::Options {
+                option: "preallocated",
+                value: self.preallocated.into(),
+                allowed: "at most max_spares",
             });
         }
         Ok(())

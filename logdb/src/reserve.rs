@@ -77,6 +77,7 @@ pub(crate) struct Reserve {
     incarnation: u64,
     segment_bytes: u64,
     max_spares: usize,
+    preallocated: usize,
     min_free_bytes: u64,
     desk: Mutex<Desk>,
     shelf: Mutex<Shelf>,
@@ -105,6 +106,7 @@ impl Reserve {
             incarnation,
             segment_bytes: options.segment_bytes,
             max_spares: options.max_spares as usize,
+            preallocated: options.preallocated as usize,
             min_free_bytes: options.min_free_bytes,
             desk: Mutex::new(Desk {
                 ready,
@@ -296,9 +298,9 @@ impl Reserve {
 
     /// One round of the background's work: shelves what was given back, prepares what is next.
     ///
-    /// An error leaves the log without a prepared segment, hence without room; it is tried again
-    /// at the next round.
-    pub(crate) fn turn(&self) -> io::Result<()> {
+    /// Tells whether there is more to do. An error leaves the log without a prepared segment, hence without
+    /// room; it is tried again at the next round.
+    pub(crate) fn turn(&self) -> io::Result<bool> {
         let mut files = self.shelf.lock();
         self.shelve_retired(&mut files)?;
         let wanted = {
@@ -310,15 +312,39 @@ impl Reserve {
             self.desk.lock().ready = Some(next);
             self.refresh_room();
         }
+        let is_made = self.preallocate(&mut files);
         drop(files);
         self.store_outlines();
-        Ok(())
+        Ok(is_made)
+    }
+
+    /// Makes one spare ahead of need, if more are wanted and the file system has room for it beside its reserve.
+    fn preallocate(&self, files: &mut Shelf) -> bool {
+        let needed = self.min_free_bytes.saturating_add(2 * self.segment_bytes);
+        if files.spares.len() >= self.preallocated || self.free_bytes() < needed {
+            return false;
+        }
+        let spare = files.new_name();
+        let made = self.disk.create(TMP, self.segment_bytes);
+        let made = made.and_then(|_| self.disk.rename(TMP, &spare));
+        match made {
+            Ok(()) => files.spares.push(spare),
+            Err(error) => {
+                tracing::warn!(%error, "no log segment was made ahead of need");
+                return false;
+            }
+        }
+        true
     }
 
     /// The background thread: works until told to stop.
     pub(crate) fn run(&self) {
         while !self.desk.lock().stopping {
-            if let Err(error) = self.turn() {
+            let turn = self.turn();
+            if matches!(turn, Ok(true)) {
+                continue;
+            }
+            if let Err(error) = turn {
                 tracing::warn!(%error, "no next log segment; proposals wait for disk space");
                 self.refresh_room();
                 let mut desk = self.desk.lock();

@@ -71,6 +71,8 @@ pub struct Config {
     pub segment_bytes: u64,
     /// Used-up segments that are kept to be written to again; default 8.
     pub spare_segments: u32,
+    /// Segments made ahead of need; default 0.
+    pub preallocated_segments: u32,
     /// How entries are stored in the log; default as they are.
     pub entry_compression: Compression,
     /// The port of the metrics page; `None`: no page.
@@ -153,7 +155,7 @@ pub enum ConfigError {
          {minimum}, or 0 for no limit"
     )]
     SlowSnapshots { rate: ByteSize, minimum: ByteSize },
-    #[error("--segment-size or --spare-segments: {0}")]
+    #[error("--segment-size, --spare-segments or --preallocated-segments: {0}")]
     Log(#[source] multiraft_logdb::Error),
     #[error(
         "--raft-port 0 is drawn anew at each start: say with --raft-advertise HOST:PORT which port the \
@@ -190,6 +192,7 @@ impl Config {
             compaction_retain_entries: 1_000,
             segment_bytes: 32 << 20,
             spare_segments: DEFAULT_SPARES,
+            preallocated_segments: 0,
             entry_compression: Compression::None,
             metrics_port: None,
             default_group: GroupId(DEFAULT_GROUP),
@@ -233,10 +236,12 @@ impl Config {
         let SegmentArgs {
             segment_size,
             spare_segments,
+            preallocated_segments,
             entry_compression,
         } = args.segments;
         self.segment_bytes = segment_size.as_u64();
         self.spare_segments = spare_segments;
+        self.preallocated_segments = preallocated_segments;
         self.entry_compression = entry_compression.into();
         for (setting, flag) in [
             (&mut self.snapshot_entry_threshold, snapshot_entry_threshold),
@@ -304,6 +309,7 @@ impl Config {
         Options {
             segment_bytes: self.segment_bytes,
             max_spares: self.spare_segments,
+            preallocated: self.preallocated_segments,
             compression: self.entry_compression,
             ..Options::new(dir, identity)
         }

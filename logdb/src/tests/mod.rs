@@ -283,6 +283,48 @@ fn a_block_larger_than_a_segment_gets_a_segment_of_its_own() {
 }
 
 #[test]
+fn segments_are_made_ahead_of_need_while_there_is_room() {
+    let disk = SimDisk::new();
+    let options = || Options {
+        preallocated: 2,
+        ..options()
+    };
+    let open = || LogDb::open_on(Arc::<SimDisk>::clone(&disk), INCARNATION, options()).unwrap();
+    let spares = || {
+        disk.names()
+            .iter()
+            .filter(|n| n.starts_with("spare-"))
+            .count()
+    };
+    let (log, mut writer) = open();
+    for _ in 0..4 {
+        log.prepare().unwrap();
+    }
+    assert_eq!(spares(), 2);
+    // They are used, and made again; but not of the last bytes of a disk.
+    for index in 1..=3 {
+        let write = entries(1, vec![block(index, 1, &[&[7; 50 << 10][..]])]);
+        log.append(batch(index, vec![write])).unwrap();
+        drain(&mut writer);
+        disk.set_free_bytes(if index < 3 { 1 << 30 } else { 100 << 10 });
+        for _ in 0..3 {
+            log.prepare().unwrap();
+        }
+        assert_eq!(spares(), if index < 3 { 2 } else { 1 });
+    }
+    drop((log, writer));
+    disk.set_free_bytes(1 << 30);
+    disk.crash(1);
+    let (log, _writer) = open();
+    assert_eq!(payloads(&log, 1, 1, 3).unwrap().len(), 3);
+    let too_many = Options {
+        preallocated: 3,
+        ..options()
+    };
+    assert!(matches!(too_many.validate(), Err(Error::Options { .. })));
+}
+
+#[test]
 fn a_prepared_segment_of_a_smaller_setting_is_not_taken_for_a_larger_one() {
     let disk = SimDisk::new();
     let (log, writer) = open(&disk).unwrap();

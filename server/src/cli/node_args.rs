@@ -125,6 +125,14 @@ pub struct SegmentArgs {
         default_value_t = DEFAULT_SPARES
     )]
     pub spare_segments: u32,
+    /// Make so many files of the log ahead of need, beside the next one; at most --spare-segments.
+    #[arg(
+        long,
+        env = "MULTIRAFT_PREALLOCATED_SEGMENTS",
+        value_name = "FILES",
+        default_value_t = 0
+    )]
+    pub preallocated_segments: u32,
     /// How entries are stored in the log. Compression costs time for each entry, and helps where the
     /// disk is slow or small and the values are text.
     #[arg(

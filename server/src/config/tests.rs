@@ -80,11 +80,13 @@ fn the_file_beats_the_defaults_and_flags_beat_the_file() {
 
 #[test]
 fn flags_say_how_the_log_is_stored() {
-    let flags = "--node 1 --segment-size 4MiB --spare-segments 0 --entry-compression lz4";
+    let flags = "--node 1 --segment-size 4MiB --spare-segments 3 --preallocated-segments 2 \
+        --entry-compression lz4";
     let flags: Vec<&str> = flags.split_whitespace().collect();
     let want = Config {
         segment_bytes: 4 << 20,
-        spare_segments: 0,
+        spare_segments: 3,
+        preallocated_segments: 2,
         entry_compression: multiraft_logdb::Compression::Lz4,
         ..Config::new(node(1))
     };
@@ -96,6 +98,7 @@ fn flags_say_how_the_log_is_stored() {
         (["--segment-size", "1KiB"], "segment_bytes is 1024"),
         (["--segment-size", "2GiB"], "from 65536 to 1073741824"),
         (["--spare-segments", "65"], "at most 64"),
+        (["--preallocated-segments", "9"], "at most max_spares"),
     ] {
         let flags = [&["--node", "1"][..], &flags].concat();
         let error = load(&flags).unwrap_err().to_string();
