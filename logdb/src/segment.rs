@@ -117,7 +117,7 @@ impl Segment {
 }
 
 /// What a segment is read from.
-pub(crate) enum Bytes {
+pub(crate) enum Contents {
     Mapped(Map),
     InFile(Arc<dyn DiskFile>),
 }
@@ -198,15 +198,15 @@ impl SegmentTable {
     }
 
     /// Where a written batch is to be read, and its offset there.
-    pub(crate) fn locate(&self, sequence: u64) -> Option<(Bytes, u64)> {
+    pub(crate) fn locate(&self, sequence: u64) -> Option<(Contents, u64)> {
         let position = self.position(sequence)?;
         let segment = &self.segments[position];
         let nth = usize::try_from(sequence - segment.first_sequence).expect("in memory");
         let is_full = position + 1 < self.segments.len();
         let map = is_full.then(|| segment.map(self.guard.as_ref())).flatten();
         let bytes = match map {
-            Some(map) => Bytes::Mapped(map.clone()),
-            None => Bytes::InFile(Arc::clone(&segment.file)),
+            Some(map) => Contents::Mapped(map.clone()),
+            None => Contents::InFile(Arc::clone(&segment.file)),
         };
         Some((bytes, u64::from(segment.pages[nth]) * PAGE_BYTES))
     }

@@ -22,7 +22,10 @@ use crate::segment::{self, SegmentId, SegmentTable};
 /// Where a read finds a span's block.
 pub(crate) enum Source {
     Memory(Bytes),
-    Segment { bytes: segment::Bytes, offset: u64 },
+    Segment {
+        bytes: segment::Contents,
+        offset: u64,
+    },
 }
 
 /// A part of a read: entries `first..=last` of a block.
@@ -305,8 +308,8 @@ impl Found {
             Source::Segment { bytes, offset } => {
                 let count = self.at.bytes as usize;
                 let read = match bytes {
-                    segment::Bytes::Mapped(map) => map.get(*offset, count),
-                    segment::Bytes::InFile(file) => {
+                    segment::Contents::Mapped(map) => map.get(*offset, count),
+                    segment::Contents::InFile(file) => {
                         let mut read = vec![0; count];
                         file.read_exact_at(&mut read, *offset).map(|()| read.into())
                     }
