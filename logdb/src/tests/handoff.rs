@@ -265,19 +265,25 @@ fn every_caller_is_told_and_everything_is_written() {
     try_orders(Trouble::None);
 }
 
+/// A log without trouble whose thread takes all turns.
+fn log_thread() -> (Arc<Handoff<Batches>>, thread::JoinHandle<()>) {
+    let handoff = Arc::new(Handoff::new(Batches::default(), 0));
+    let writer = sync::Mutex::new(Model {
+        handoff: Arc::clone(&handoff),
+        trouble: Trouble::None,
+        is_finished: false,
+    });
+    let thread = {
+        let handoff = Arc::clone(&handoff);
+        thread::spawn(move || handoff.run(&writer))
+    };
+    (handoff, thread)
+}
+
 #[test]
 fn what_nobody_waits_for_is_written_too() {
     let put_alone = || {
-        let handoff = Arc::new(Handoff::new(Batches::default(), 0));
-        let writer = sync::Mutex::new(Model {
-            handoff: Arc::clone(&handoff),
-            trouble: Trouble::None,
-            is_finished: false,
-        });
-        let thread = {
-            let handoff = Arc::clone(&handoff);
-            thread::spawn(move || handoff.run(&writer))
-        };
+        let (handoff, thread) = log_thread();
         for sequence in 1..=2 {
             let put = handoff.put(|batches| batches.put().map(drop));
             put.expect("it is open");
@@ -315,16 +321,7 @@ fn what_was_put_in_before_the_log_closed_is_written() {
     try_orders(Trouble::Closed);
     // Few threads, so that they often meet where the log's thread has just found nothing to do.
     let close_soon = || {
-        let handoff = Arc::new(Handoff::new(Batches::default(), 0));
-        let writer = sync::Mutex::new(Model {
-            handoff: Arc::clone(&handoff),
-            trouble: Trouble::Closed,
-            is_finished: false,
-        });
-        let thread = {
-            let handoff = Arc::clone(&handoff);
-            thread::spawn(move || handoff.run(&writer))
-        };
+        let (handoff, thread) = log_thread();
         let caller = {
             let handoff = Arc::clone(&handoff);
             thread::spawn(move || {
