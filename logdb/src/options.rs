@@ -103,7 +103,7 @@ impl Options {
             return Err(Error::Options {
                 option: "preallocated",
                 value: self.preallocated.into(),
-                allowed: "at most max_spares",
+                allowed: "at most the number of spare segments",
             });
         }
         Ok(())

@@ -155,8 +155,14 @@ pub enum ConfigError {
          {minimum}, or 0 for no limit"
     )]
     SlowSnapshots { rate: ByteSize, minimum: ByteSize },
-    #[error("--segment-size, --spare-segments or --preallocated-segments: {0}")]
-    Log(#[source] multiraft_logdb::Error),
+    #[error("{flag} is {value}: allowed is {allowed}")]
+    Log {
+        flag: &'static str,
+        value: u64,
+        allowed: &'static str,
+    },
+    #[error("the log's options: {0}")]
+    LogOptions(#[source] multiraft_logdb::Error),
     #[error(
         "--raft-port 0 is drawn anew at each start: say with --raft-advertise HOST:PORT which port the \
          others shall use"
@@ -170,6 +176,29 @@ pub enum ConfigError {
         second: &'static str,
         port: u16,
     },
+}
+
+/// What the log says of its options, in the words of the flags.
+fn log_error(error: multiraft_logdb::Error) -> ConfigError {
+    let multiraft_logdb::Error::Options {
+        option,
+        value,
+        allowed,
+    } = error
+    else {
+        return ConfigError::LogOptions(error);
+    };
+    let flag = match option {
+        "segment_bytes" => "--segment-size, in bytes,",
+        "max_spares" => "--spare-segments",
+        "preallocated" => "--preallocated-segments",
+        other => other,
+    };
+    ConfigError::Log {
+        flag,
+        value,
+        allowed,
+    }
 }
 
 impl Config {
@@ -281,7 +310,7 @@ impl Config {
         }
         self.log_options(PathBuf::new())
             .validate()
-            .map_err(ConfigError::Log)?;
+            .map_err(log_error)?;
         if self.raft_port == 0 && matches!(self.raft_advertise, Some((_, None))) {
             return Err(ConfigError::NoAdvertisedPort);
         }

@@ -95,15 +95,18 @@ fn flags_say_how_the_log_is_stored() {
     let logs_own = multiraft_logdb::Options::new("log", defaults.identity);
     assert_eq!(format!("{defaults:?}"), format!("{logs_own:?}"));
     for (flags, needle) in [
-        (["--segment-size", "1KiB"], "segment_bytes is 1024"),
+        (["--segment-size", "1KiB"], "in bytes, is 1024"),
         (["--segment-size", "2GiB"], "from 65536 to 1073741824"),
         (["--spare-segments", "65"], "at most 64"),
-        (["--preallocated-segments", "9"], "at most max_spares"),
+        (
+            ["--preallocated-segments", "9"],
+            "at most the number of spare segments",
+        ),
     ] {
         let flags = [&["--node", "1"][..], &flags].concat();
         let error = load(&flags).unwrap_err().to_string();
         assert!(
-            error.contains(needle) && error.contains("--segment-size"),
+            error.contains(needle) && error.contains(flags[2]),
             "{error}"
         );
     }
